@@ -1,0 +1,1 @@
+"""Queues jobs, runs each in its own container, streams its log and metrics, keeps its artifacts."""

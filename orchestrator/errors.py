@@ -1,0 +1,101 @@
+"""Every error the orchestrator raises on purpose. The HTTP status is a property of the class.
+
+Class docstrings are the default messages; ``field`` and ``suggestion`` tell a person what to change.
+"""
+
+from typing import ClassVar
+
+
+class OrchestratorError(Exception):
+    """The orchestrator could not do what was asked."""
+
+    status: ClassVar[int] = 500
+    code: ClassVar[str] = "internal_error"
+
+    def __init__(self, message: str | None = None, *, field: str | None = None, suggestion: str | None = None) -> None:
+        self.message = message or (type(self).__doc__ or "").split("\n", 1)[0]
+        self.field = field
+        self.suggestion = suggestion
+        super().__init__(self.message)
+
+
+class InvalidInput(OrchestratorError):
+    """The request is not valid."""
+
+    status = 400
+    code = "invalid_input"
+
+
+class Unauthenticated(OrchestratorError):
+    """No valid API key was given."""
+
+    status = 401
+    code = "unauthenticated"
+
+
+class Forbidden(OrchestratorError):
+    """This is not allowed."""
+
+    status = 403
+    code = "forbidden"
+
+
+class NotFound(OrchestratorError):
+    """There is no such thing."""
+
+    status = 404
+    code = "not_found"
+
+
+class StateConflict(OrchestratorError):
+    """The job's state does not allow this."""
+
+    status = 409
+    code = "state_conflict"
+
+
+class StaleTransition(StateConflict):
+    """The job left the expected state before this change was written."""
+
+
+class IdempotencyConflict(StateConflict):
+    """This Idempotency-Key was used before for a different request."""
+
+    code = "idempotency_conflict"
+
+
+class TooLarge(OrchestratorError):
+    """The request body is too large."""
+
+    status = 413
+    code = "too_large"
+
+
+class ExecutorError(OrchestratorError):
+    """The executor could not do what was asked."""
+
+
+class EngineUnavailable(ExecutorError):
+    """The container engine does not answer."""
+
+    status = 503
+    code = "engine_unavailable"
+
+
+class ImageMissing(ExecutorError):
+    """The image is not on this machine and could not be pulled."""
+
+    status = 400
+    code = "image_missing"
+
+
+class LaunchFailed(ExecutorError):
+    """The engine refused to start the container."""
+
+    code = "launch_failed"
+
+
+class SettingsError(OrchestratorError):
+    """A setting is not valid."""
+
+    code = "invalid_setting"

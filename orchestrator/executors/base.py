@@ -1,0 +1,121 @@
+"""Where attempts run: one protocol, the same for every executor.
+
+Planning is pure and separate from acting: an executor builds its exact request from a ``LaunchSpec`` in a plain
+function, and ``launch`` submits it. A handle is a string that survives an orchestrator restart.
+"""
+
+from dataclasses import dataclass
+from enum import StrEnum
+from pathlib import Path
+from typing import Protocol
+from uuid import UUID
+
+
+@dataclass(frozen=True, slots=True)
+class LaunchSpec:
+    """All an executor needs to start one attempt. Paths are the orchestrator's own; an executor translates them."""
+
+    job_id: UUID
+    attempt: int
+    name: str
+    """Deterministic and unique: ``saeforge-<job_id>-<attempt>``."""
+    image: str
+    argv: tuple[str, ...]
+    """The job's own program; the executor wraps it in ``launcher_argv``."""
+    run_dir: Path
+    """Mounted read-write at the same path."""
+    read_only: tuple[Path, ...] = ()
+    """Models, datasets, earlier checkpoints: mounted read-only at the same paths."""
+    env: tuple[tuple[str, str], ...] = ()
+    gpus: tuple[str, ...] = ()
+    """GPU UUIDs to expose; none of them when empty."""
+    cpus: float | None = None
+    memory_mb: int | None = None
+    shm_mb: int = 256
+    pids: int = 4096
+    network: bool = False
+    builtin: bool = True
+    """Whether the program is saeforge's own worker (else any image's own command)."""
+
+
+class RunState(StrEnum):
+    """What an executor sees of an attempt."""
+
+    CREATED = "created"
+    """Known to the executor, not started yet."""
+    RUNNING = "running"
+    EXITED = "exited"
+    MISSING = "missing"
+    """The executor answers and has never heard of it, or it is gone."""
+
+
+@dataclass(frozen=True, slots=True)
+class Observation:
+    """One look at an attempt."""
+
+    state: RunState
+    exit_code: int | None = None
+    """Set when exited and known; a process killed by signal n has 128 + n."""
+    oom_killed: bool = False
+    """The engine saw the kernel end it for want of memory."""
+    error: str | None = None
+    """The engine's own words when it could not start the program."""
+
+
+@dataclass(frozen=True, slots=True)
+class Owned:
+    """An attempt found on the executor by its labels."""
+
+    job_id: UUID
+    attempt: int
+    handle: str
+
+
+class Executor(Protocol):
+    """Runs attempts. Every method raises ``EngineUnavailable`` when the engine does not answer."""
+
+    name: str
+
+    async def check(self) -> str:
+        """Say what answers, e.g. "Docker 20.10.24". Cheap."""
+        ...
+
+    async def prepare(self, image: str) -> None:
+        """Make ``image`` available.
+
+        Raises:
+            ImageMissing: it is neither here nor to be had.
+        """
+        ...
+
+    async def launch(self, spec: LaunchSpec) -> str:
+        """Create and start the attempt, or adopt the one of this name; return its handle.
+
+        Adopting means: an attempt of this name that was created but not started is started; a running or exited one
+        is left as it is.
+
+        Raises:
+            ImageMissing: the image is absent.
+            LaunchFailed: the engine refused, with its words.
+        """
+        ...
+
+    async def inspect(self, handle: str) -> Observation:
+        """Look at the attempt now."""
+        ...
+
+    async def stop(self, handle: str, grace_s: float) -> None:
+        """SIGTERM, then SIGKILL after ``grace_s``; returns when it no longer runs. Nothing if it is not running."""
+        ...
+
+    async def remove(self, handle: str) -> None:
+        """Forget the attempt, killing it if need be. Nothing if it is gone."""
+        ...
+
+    async def list_owned(self) -> list[Owned]:
+        """Every attempt of this saeforge home the executor knows, in whatever state."""
+        ...
+
+    async def close(self) -> None:
+        """Let go of connections. Attempts go on."""
+        ...

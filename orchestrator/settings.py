@@ -1,0 +1,138 @@
+"""Settings: frozen, read once from ``SAEFORGE_*`` environment variables, each documented by its docstring."""
+
+import os
+from pathlib import Path
+from typing import Literal, Self
+
+from pydantic import AliasChoices, Field, SecretStr, field_validator, model_validator
+from pydantic_settings import BaseSettings, SettingsConfigDict
+
+LOOPBACK = frozenset({"127.0.0.1", "::1", "localhost"})
+
+_COMMON = SettingsConfigDict(
+    env_prefix="SAEFORGE_", frozen=True, extra="ignore", use_attribute_docstrings=True, populate_by_name=True
+)
+
+
+def default_home() -> Path:
+    return Path.home() / ".saeforge"
+
+
+class ClientSettings(BaseSettings):
+    """What the client, the CLI and the dashboard read."""
+
+    model_config = _COMMON
+
+    home: Path = Field(default_factory=default_home)
+    """Directory of everything saeforge keeps; clients on the same machine find the API key there."""
+    url: str = Field(
+        default="",
+        validation_alias=AliasChoices("SAEFORGE_URL", "GPU_ORCHESTRATOR_URL", "url"),
+    )
+    """Where the orchestrator answers; http://127.0.0.1:<SAEFORGE_PORT> when empty."""
+    api_key: SecretStr | None = Field(
+        default=None,
+        validation_alias=AliasChoices("SAEFORGE_API_KEY", "GPU_ORCHESTRATOR_API_KEY", "api_key"),
+    )
+    """API key; when empty, the one the orchestrator generated in <home>/api-key."""
+    port: int = Field(default=8000, ge=0, le=65535)
+    """Port of the orchestrator's API."""
+    timeout_s: float = Field(default=30.0, gt=0)
+    """Longest wait for one HTTP answer, in seconds."""
+
+    @field_validator("home")
+    @classmethod
+    def _absolute(cls, value: Path) -> Path:
+        return value.expanduser().absolute()
+
+    @property
+    def key_file(self) -> Path:
+        return self.home / "api-key"
+
+    @property
+    def base_url(self) -> str:
+        return (self.url or f"http://127.0.0.1:{self.port}").rstrip("/")
+
+    def find_api_key(self) -> str | None:
+        """The key to use: the one given, else the one on disk, else none."""
+        if self.api_key and self.api_key.get_secret_value():
+            return self.api_key.get_secret_value()
+        try:
+            return self.key_file.read_text().strip() or None
+        except OSError:
+            return None
+
+
+class Settings(ClientSettings):
+    """What the orchestrator reads, and what ``saeforge up`` passes on to the dashboard."""
+
+    host: str = "127.0.0.1"
+    """Address the API listens on. Any other than loopback requires auth to be on."""
+    auth: Literal["on", "off"] = "on"
+    """Whether a key is asked for; "off" is accepted on loopback only."""
+    dashboard_host: str = "127.0.0.1"
+    """Address the dashboard listens on. Whoever reaches it acts with the orchestrator's key."""
+    dashboard_port: int = Field(default=8501, ge=0, le=65535)
+    """Port of the dashboard."""
+    public_url: str = ""
+    """Where browsers reach the API, when it differs from this machine's own address, e.g. behind a proxy."""
+    allowed_origins: str = ""
+    """Web origins beside the dashboard's own that may call the API from a browser, separated by commas."""
+    allowed_roots: str = ""
+    """Directories beside <home>/models and <home>/datasets that jobs may read, separated by colons."""
+    executor: Literal["auto", "docker", "process"] = "auto"
+    """Where jobs run; auto takes Docker when an engine answers, else plain processes without isolation."""
+    worker_image: str = "saeforge-worker:latest"
+    """Image of saeforge's own worker."""
+    host_home: str = ""
+    """<home> as the container engine sees it, when the orchestrator itself runs in a container; found by inspecting
+    its own mounts when empty."""
+    container_user: str = ""
+    """uid:gid of job containers; the orchestrator's own when empty, or 10001:10001 when that is root."""
+    cpus: float = Field(default_factory=lambda: float(len(os.sched_getaffinity(0))), gt=0)
+    """CPU cores that all running jobs may use together; all cores of the machine when empty."""
+    grace_s: float = Field(default=60.0, ge=0)
+    """Seconds a job gets to write its checkpoint before it is killed."""
+    poll_s: float = Field(default=0.25, gt=0, le=60)
+    """Seconds between looks at a running job."""
+    max_body_bytes: int = Field(default=1_048_576, ge=1024)
+    """Largest request body accepted."""
+    log_level: Literal["debug", "info", "warning", "error"] = "info"
+    """How much the orchestrator itself logs."""
+
+    @model_validator(mode="after")
+    def _public_needs_auth(self) -> Self:
+        if self.auth == "off" and self.host not in LOOPBACK:
+            raise ValueError(
+                f"SAEFORGE_AUTH: refusing to listen on {self.host} without auth; "
+                "set SAEFORGE_AUTH=on or SAEFORGE_HOST=127.0.0.1"
+            )
+        return self
+
+    @property
+    def database(self) -> Path:
+        return self.home / "saeforge.db"
+
+    @property
+    def runs(self) -> Path:
+        return self.home / "runs"
+
+    @property
+    def models(self) -> Path:
+        return self.home / "models"
+
+    @property
+    def datasets(self) -> Path:
+        return self.home / "datasets"
+
+    @property
+    def roots(self) -> tuple[Path, ...]:
+        """Directories whose contents a job may name as input."""
+        extra = tuple(Path(part).expanduser().absolute() for part in self.allowed_roots.split(":") if part)
+        return (self.models, self.datasets, *extra)
+
+    @property
+    def origins(self) -> tuple[str, ...]:
+        """Web origins that may call the API from a browser."""
+        own = [f"http://{name}:{self.dashboard_port}" for name in ("127.0.0.1", "localhost")]
+        return tuple(own + [part.strip() for part in self.allowed_origins.split(",") if part.strip()])

@@ -1,0 +1,335 @@
+"""What the API answers with: one model per shape, shared by the API and the Python client."""
+
+from datetime import datetime
+from typing import Any, Literal
+from uuid import UUID
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from orchestrator.domain import Attempt, EndReason, Job, JobStatus, Resources
+
+
+class _View(BaseModel):
+    model_config = ConfigDict(from_attributes=True, use_attribute_docstrings=True)
+
+
+class ErrorDetails(_View):
+    field: str | None = None
+    """The part of the request at fault."""
+    suggestion: str | None = None
+    """What to do about it."""
+
+
+class ErrorView(_View):
+    """The one shape of every error answer."""
+
+    code: str
+    message: str
+    details: ErrorDetails = ErrorDetails()
+    timestamp: datetime
+
+
+class JobSubmission(BaseModel):
+    """Body of ``POST /api/jobs``."""
+
+    model_config = ConfigDict(extra="forbid", use_attribute_docstrings=True)
+
+    type: str
+    """Job type, e.g. "train_sae"."""
+    params: dict[str, Any] = {}
+    """Parameters of that type; GET /api/job-types has their schemas."""
+    name: str | None = Field(default=None, min_length=1, max_length=200)
+    """What to call the job; made from its type when empty."""
+    owner: str = Field(default="default", min_length=1, max_length=100)
+    priority: int = Field(default=0, ge=-1000, le=1000)
+    """Higher starts earlier."""
+    tags: list[str] = Field(default=[], max_length=50)
+    resources: Resources = Resources()
+
+
+class TypedSubmission(BaseModel):
+    """Body of ``POST /api/jobs/{type}``: the same without the type."""
+
+    model_config = ConfigDict(extra="forbid", use_attribute_docstrings=True)
+
+    params: dict[str, Any] = {}
+    name: str | None = Field(default=None, min_length=1, max_length=200)
+    owner: str = Field(default="default", min_length=1, max_length=100)
+    priority: int = Field(default=0, ge=-1000, le=1000)
+    tags: list[str] = Field(default=[], max_length=50)
+    resources: Resources = Resources()
+
+
+class WaitView(_View):
+    reason: str
+    detail: str
+    position: int
+    eta_s: float | None
+
+
+class FailureView(_View):
+    reason: EndReason
+    message: str
+    field: str | None
+    suggestion: str | None
+
+
+class AttemptView(_View):
+    number: int
+    executor: str
+    handle: str | None
+    """Container id, or the executor's own name for it."""
+    gpus: list[str]
+    resume_from: str | None
+    created_at: datetime
+    started_at: datetime | None
+    ended_at: datetime | None
+    exit_code: int | None
+    end_reason: EndReason | None
+    detail: str | None
+
+    @classmethod
+    def of(cls, attempt: Attempt) -> "AttemptView":
+        return cls.model_validate(attempt, from_attributes=True)
+
+
+class CommandView(_View):
+    """A command as requested, and what became of it."""
+
+    id: UUID
+    type: str
+    attempt: int
+    requested_at: datetime
+    status: Literal["requested", "applied", "rejected", "expired"]
+    settled_at: datetime | None
+    detail: str
+
+
+class JobView(_View):
+    """A job, as listed."""
+
+    id: UUID
+    type: str
+    name: str
+    owner: str
+    priority: int
+    tags: list[str]
+    status: JobStatus
+    intent: str
+    """What was asked for last: run, pause, stop or cancel. The status is what is so."""
+    phase: str
+    params: dict[str, Any]
+    resources: Resources
+    created_at: datetime
+    started_at: datetime | None
+    completed_at: datetime | None
+    wait: WaitView | None
+    """Why it has not started; only while queued."""
+    failure: FailureView | None
+    progress: dict[str, Any] | None
+    metrics: dict[str, float] | None
+    """Newest metrics with their step."""
+    results: dict[str, float] | None
+    restarted_from: UUID | None
+    attempts: int
+    log_path: str | None
+    """The newest attempt's log file on the orchestrator's machine."""
+    result_path: str | None
+    """The newest attempt's artifacts directory on the orchestrator's machine."""
+
+
+class JobDetail(JobView):
+    """One job, with its attempts and commands."""
+
+    attempt_list: list[AttemptView]
+    commands: list[CommandView]
+    available_actions: list[str]
+    """Actions the job's state allows now: cancel, pause, resume, stop, checkpoint, restart, purge."""
+
+
+class JobPage(_View):
+    items: list[JobView]
+    total: int
+    """Jobs that match, on all pages."""
+
+
+class LogChunk(_View):
+    """A piece of one attempt's log."""
+
+    attempt: int
+    offset: int
+    """Byte offset of the first byte of ``data``."""
+    next_offset: int
+    """Where to go on reading."""
+    size_bytes: int
+    """Bytes in the log so far."""
+    data: str
+    """UTF-8 text; bytes that are not text show as U+FFFD. Download the file for the exact bytes."""
+
+
+class EventView(_View):
+    """A stored event: the worker's own (attempt and seq set) or the orchestrator's."""
+
+    id: int
+    """Position among all events of this orchestrator; pass it as ``after`` to go on."""
+    job_id: UUID
+    attempt: int | None
+    seq: int | None
+    ts: datetime
+    type: str
+    data: dict[str, Any]
+
+
+class EventPage(_View):
+    items: list[EventView]
+    next_after: int
+
+
+class MetricPoint(_View):
+    step: int
+    ts: datetime
+    values: dict[str, float]
+
+
+class MetricSeries(_View):
+    items: list[MetricPoint]
+    total: int
+    """Points stored in the asked range, before thinning."""
+
+
+class CheckpointView(_View):
+    attempt: int
+    name: str
+    step: int
+    loss: float | None
+    size_bytes: int
+    digest: str
+    reason: str
+    created_at: datetime
+    path: str
+    """Directory on the orchestrator's machine."""
+
+
+class ArtifactView(_View):
+    attempt: int
+    path: str
+    kind: str
+    size_bytes: int
+    digest: str
+    created_at: datetime
+    url: str
+    """Where to download it, relative to the API's root."""
+
+
+class JobTypeView(_View):
+    type: str
+    title: str
+    description: str
+    parameters: dict[str, Any]
+    """JSON Schema of the parameters."""
+    commands: list[str]
+    resumable: bool
+    uses_gpu: bool
+
+
+class GpuView(_View):
+    uuid: str
+    index: int
+    name: str
+    memory_total_mb: int
+    memory_used_mb: int
+    utilization: float | None
+    """Share of time busy, 0 to 1."""
+    temperature_c: float | None
+    power_w: float | None
+    leased_by: UUID | None
+    """The job that holds it."""
+    foreign_processes: int
+    """Processes from outside the orchestrator; such a GPU is not handed out."""
+
+
+class SystemStatus(_View):
+    version: str
+    executor: str
+    engine: str | None
+    """What the engine calls itself; empty when it does not answer."""
+    engine_error: str | None
+    gpus: list[GpuView]
+    gpu_error: str | None
+    """Why GPUs cannot be seen, when they cannot."""
+    cpus: float
+    cpu_percent: float
+    memory_total_mb: int
+    memory_used_mb: int
+    swap_total_mb: int
+    swap_used_mb: int
+    disk_total_mb: int
+    disk_free_mb: int
+    home: str
+    jobs: dict[JobStatus, int]
+    uptime_s: float
+
+
+class ModelView(_View):
+    """A model or dataset on disk."""
+
+    name: str
+    path: str
+    size_bytes: int
+    modified_at: datetime
+    detail: dict[str, Any]
+    """What its configuration tells, e.g. architecture, layers, hidden size."""
+
+
+class Inventory(_View):
+    models: list[ModelView]
+    datasets: list[ModelView]
+    saes: list[ArtifactView]
+
+
+class TicketRequest(BaseModel):
+    model_config = ConfigDict(extra="forbid")
+
+    job_id: UUID | None = None
+    """Job the ticket is good for; all jobs when empty."""
+
+
+class TicketView(_View):
+    ticket: str
+    expires_in_s: float
+
+
+class Health(_View):
+    status: Literal["ok", "degraded"]
+    ready: bool
+    version: str
+    engine: str | None
+
+
+def job_view_fields(job: Job, log_path: str | None, result_path: str | None) -> dict[str, Any]:
+    """The fields every job view has."""
+    return {
+        "id": job.id,
+        "type": job.type,
+        "name": job.name,
+        "owner": job.owner,
+        "priority": job.priority,
+        "tags": list(job.tags),
+        "status": job.status,
+        "intent": job.intent,
+        "phase": job.phase,
+        "params": job.params.model_dump(mode="json"),
+        "resources": job.resources,
+        "created_at": job.created_at,
+        "started_at": job.started_at,
+        "completed_at": job.completed_at,
+        "wait": job.wait,
+        "failure": job.failure,
+        "progress": job.progress,
+        "metrics": job.metrics,
+        "results": job.results,
+        "restarted_from": job.restarted_from,
+        "attempts": job.attempts,
+        "log_path": log_path,
+        "result_path": result_path,
+    }

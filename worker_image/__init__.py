@@ -1,0 +1,1 @@
+"""What runs inside a job's container, and the contract the orchestrator shares with it."""

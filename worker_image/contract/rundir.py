@@ -1,0 +1,95 @@
+"""The run directory: every path inside it, and what ``params.json`` holds.
+
+``<home>/runs/<job_id>/<attempt>/``. Each file has exactly one writer and byte offset is the only cursor, so it works
+the same in a container, a subprocess or a remote pod that shares the directory.
+"""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Self
+from uuid import UUID
+
+from pydantic import BaseModel, ConfigDict, Field, SerializeAsAny
+
+from worker_image.contract.jobs import JobParams
+
+
+class RunSpec(BaseModel):
+    """``params.json``: all that a worker is given. Written once by the orchestrator."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True)
+
+    job_id: UUID
+    attempt: int = Field(ge=1)
+    name: str
+    """What a person calls the job."""
+    params: SerializeAsAny[JobParams]
+    inputs: dict[str, str] = Field(default_factory=dict)
+    """Reference field -> what it resolved to: an absolute path, or a hub id where the network is allowed."""
+    resume_from: str | None = None
+    """Checkpoint directory of an earlier attempt to continue from; start afresh when empty."""
+    cpus: float | None = None
+    """CPU cores granted; the number of compute threads follows from it."""
+
+
+@dataclass(frozen=True)
+class RunDir:
+    """Paths of one attempt."""
+
+    path: Path
+
+    @classmethod
+    def of(cls, home: Path, job_id: UUID, attempt: int) -> Self:
+        return cls(home / "runs" / str(job_id) / str(attempt))
+
+    @property
+    def params(self) -> Path:
+        """Written once by the orchestrator before launch."""
+        return self.path / "params.json"
+
+    @property
+    def events(self) -> Path:
+        """Appended only by the worker."""
+        return self.path / "events.jsonl"
+
+    @property
+    def commands(self) -> Path:
+        """Appended only by the orchestrator."""
+        return self.path / "commands.jsonl"
+
+    @property
+    def log(self) -> Path:
+        """Standard output and error, appended only by the run itself."""
+        return self.path / "log"
+
+    @property
+    def claim(self) -> Path:
+        """Created atomically by the first process of the attempt; a second one refuses to run."""
+        return self.path / "claim"
+
+    @property
+    def checkpoints(self) -> Path:
+        return self.path / "checkpoints"
+
+    @property
+    def artifacts(self) -> Path:
+        return self.path / "artifacts"
+
+    def create(self, spec: RunSpec) -> None:
+        """Lay out the directory and write ``params.json``. Repeating it for the same spec changes nothing."""
+        for folder in (self.path, self.checkpoints, self.artifacts):
+            folder.mkdir(parents=True, exist_ok=True)
+        for file in (self.events, self.commands, self.log):
+            file.touch()
+        draft = self.params.with_suffix(".tmp")
+        draft.write_text(spec.model_dump_json(indent=2))
+        draft.replace(self.params)
+
+    def spec(self) -> RunSpec:
+        """Read ``params.json``.
+
+        Raises:
+            FileNotFoundError: the directory was never laid out.
+            pydantic.ValidationError: the file is not a run spec.
+        """
+        return RunSpec.model_validate_json(self.params.read_bytes())
