@@ -1,0 +1,381 @@
+"""The Python client: every call of the API as a method that answers with the API's own views.
+
+Errors are the orchestrator's own tree (``orchestrator.errors``), found again by their code, beside the two that only
+a client can meet: ``Unreachable`` and ``UnexpectedAnswer``.
+"""
+
+import time
+from collections.abc import AsyncIterator, Collection, Iterator, Mapping, Sequence
+from pathlib import Path, PurePosixPath
+from typing import IO, Any, Self, TypeVar
+from urllib.parse import quote
+from uuid import UUID, uuid4
+
+import requests
+from pydantic import BaseModel, TypeAdapter, ValidationError
+
+from orchestrator.domain import TERMINAL, JobStatus, Resources
+from orchestrator.errors import InvalidInput, OrchestratorError, SettingsError
+from orchestrator.settings import ClientSettings
+from orchestrator.streams import EventStream, LogFrame, LogStream, UnexpectedAnswer
+from orchestrator.transport import Transport, Unreachable
+from orchestrator.views import (
+    ArtifactView,
+    CheckpointView,
+    EventPage,
+    EventView,
+    Health,
+    Inventory,
+    JobDetail,
+    JobPage,
+    JobSubmission,
+    JobTypeView,
+    LogChunk,
+    MetricSeries,
+    SystemStatus,
+    TicketRequest,
+    TicketView,
+)
+
+__all__ = ["Client", "LogFrame", "NotInTime", "UnexpectedAnswer", "Unreachable"]
+
+View = TypeVar("View", bound=BaseModel)
+JobId = UUID | str
+
+
+class NotInTime(OrchestratorError, TimeoutError):
+    """The job did not get there in time."""
+
+    status = 504
+    code = "not_in_time"
+
+
+class Client:
+    """Talks to one orchestrator. Calls may come from any thread.
+
+    Calls that change nothing when repeated (reads, deletes, submissions by their key) are tried again after
+    connection errors and answers 429, 502, 503 and 504; all others are sent once.
+    """
+
+    def __init__(
+        self,
+        url: str | None = None,
+        api_key: str | None = None,
+        *,
+        timeout_s: float | None = None,
+        retries: int = 3,
+        backoff_s: float = 0.25,
+        reconnect_for_s: float = 300.0,
+    ) -> None:
+        """Connect to nothing yet.
+
+        Args:
+            url: where the orchestrator answers; from ``SAEFORGE_URL``, else this machine, when empty.
+            api_key: key to present; from ``SAEFORGE_API_KEY``, else ``<home>/api-key``, when empty.
+            timeout_s: longest wait for one answer in seconds; ``SAEFORGE_TIMEOUT_S`` (30) when empty.
+            retries: how often a repeatable call is tried again.
+            backoff_s: first delay between tries in seconds; it doubles every time.
+            reconnect_for_s: how long a stream that was connected tries to get back before it gives up, in seconds.
+
+        Raises:
+            SettingsError: an environment variable does not parse, or the URL is none.
+        """
+        settings = _settings()
+        self._transport = Transport(
+            (url or settings.base_url).rstrip("/"),
+            api_key or settings.find_api_key(),
+            key_file=settings.key_file,
+            timeout_s=timeout_s or settings.timeout_s,
+            retries=retries,
+            backoff_s=backoff_s,
+            reconnect_for_s=reconnect_for_s,
+        )
+
+    @property
+    def url(self) -> str:
+        """Where the orchestrator answers, without a slash at the end."""
+        return self._transport.url
+
+    @property
+    def api_key(self) -> str | None:
+        """The key presented, if one was found."""
+        return self._transport.api_key
+
+    def close(self) -> None:
+        """Let go of open connections."""
+        self._transport.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    # The orchestrator itself
+
+    def health(self) -> Health:
+        """Whether it is up and ready. Needs no key."""
+        return self._get(Health, "/health")
+
+    def job_types(self) -> list[JobTypeView]:
+        """What can be run, with the JSON Schema of its parameters."""
+        return self._get_list(JobTypeView, "/api/job-types")
+
+    def system_status(self) -> SystemStatus:
+        """GPUs, CPU, memory, disk, engine and job counts."""
+        return self._get(SystemStatus, "/api/system/status")
+
+    def inventory(self) -> Inventory:
+        """Models, datasets and SAEs on the orchestrator's disk."""
+        return self._get(Inventory, "/api/system/models")
+
+    def ticket(self, job_id: JobId | None = None) -> TicketView:
+        """A single-use pass for one WebSocket of a browser; good for all jobs when ``job_id`` is empty."""
+        body = TicketRequest(job_id=None if job_id is None else _uuid(job_id))
+        return self._parse(TicketView, self._transport.call("POST", "/api/tickets", body=body))
+
+    # Jobs
+
+    def submit(
+        self,
+        type: str,
+        params: Mapping[str, Any],
+        *,
+        name: str | None = None,
+        owner: str = "default",
+        priority: int = 0,
+        tags: Sequence[str] = (),
+        resources: Resources | None = None,
+        idempotency_key: str | None = None,
+    ) -> JobDetail:
+        """Queue a job. Safe to repeat with the same ``idempotency_key``, which is made up when empty.
+
+        Raises:
+            InvalidInput: a parameter is wrong; ``field`` and ``suggestion`` say which and what to do.
+            IdempotencyConflict: the key was used for a different request.
+        """
+        try:
+            body = JobSubmission(
+                type=type,
+                params=dict(params),
+                name=name,
+                owner=owner,
+                priority=priority,
+                tags=list(tags),
+                resources=resources or Resources(),
+            )
+        except ValidationError as error:
+            first = error.errors()[0]
+            field = ".".join(str(part) for part in first["loc"])
+            raise InvalidInput(f"{field}: {first['msg']}", field=field) from None
+        key = {"Idempotency-Key": idempotency_key or str(uuid4())}
+        return self._parse(
+            JobDetail, self._transport.call("POST", "/api/jobs", body=body, headers=key, repeatable=True)
+        )
+
+    def job(self, job_id: JobId) -> JobDetail:
+        """One job with its attempts and commands."""
+        return self._get(JobDetail, _of(job_id))
+
+    def jobs(
+        self,
+        *,
+        status: str | None = None,
+        type: str | None = None,
+        owner: str | None = None,
+        tag: str | None = None,
+        q: str | None = None,
+        limit: int | None = None,
+        offset: int | None = None,
+    ) -> JobPage:
+        """Jobs that match every filter, newest first. ``q`` searches their text."""
+        query = {"status": status, "type": type, "owner": owner, "tag": tag, "q": q, "limit": limit, "offset": offset}
+        return self._get(JobPage, "/api/jobs", query)
+
+    def cancel(self, job_id: JobId) -> JobDetail:
+        """End the job at once, whatever it is doing."""
+        return self._parse(JobDetail, self._transport.call("DELETE", _of(job_id), repeatable=True))
+
+    def pause(self, job_id: JobId) -> JobDetail:
+        """Have it write a checkpoint and exit, so that its GPU is free."""
+        return self._act(job_id, "pause")
+
+    def resume(self, job_id: JobId) -> JobDetail:
+        """Queue a paused job again; it goes on from its last checkpoint."""
+        return self._act(job_id, "resume")
+
+    def stop(self, job_id: JobId) -> JobDetail:
+        """Have it write a final checkpoint and its artifacts, and end."""
+        return self._act(job_id, "stop")
+
+    def checkpoint(self, job_id: JobId) -> JobDetail:
+        """Have it write a checkpoint and go on."""
+        return self._act(job_id, "checkpoint")
+
+    def restart(self, job_id: JobId) -> JobDetail:
+        """Queue a new job with the same parameters; it goes on from the ended one's newest checkpoint, if any."""
+        return self._act(job_id, "restart")
+
+    def set_learning_rate(self, job_id: JobId, lr: float) -> JobDetail:
+        """Replace the peak learning rate of a running job."""
+        return self._parse(JobDetail, self._transport.call("POST", _of(job_id, "learning-rate"), body={"lr": lr}))
+
+    def purge(self, job_id: JobId) -> None:
+        """Delete an ended job with its log, checkpoints and artifacts."""
+        self._transport.call("DELETE", _of(job_id, "permanent"), repeatable=True)
+
+    def wait(
+        self,
+        job_id: JobId,
+        *,
+        until: Collection[JobStatus] = TERMINAL,
+        timeout_s: float | None = None,
+        poll_s: float = 1.0,
+    ) -> JobDetail:
+        """Return the job once its status is one of ``until`` or terminal; outlasts a restart of the orchestrator.
+
+        Raises:
+            NotInTime: ``timeout_s`` went by first.
+            Unreachable: the orchestrator stayed away for longer than ``reconnect_for_s``.
+        """
+        deadline = None if timeout_s is None else time.monotonic() + timeout_s
+        last_seen = time.monotonic()
+        while True:
+            try:
+                job = self.job(job_id)
+                last_seen = time.monotonic()
+                if job.status in until or job.status in TERMINAL:
+                    return job
+                state = f"is {job.status}"
+            except Unreachable:
+                if time.monotonic() - last_seen > self._transport.reconnect_for_s:
+                    raise
+                state = "cannot be asked for"
+            pause_s = poll_s if deadline is None else min(poll_s, deadline - time.monotonic())
+            if pause_s <= 0:
+                raise NotInTime(f"after {timeout_s:g} s job {job_id} {state}")
+            time.sleep(pause_s)
+
+    # What a job says and leaves
+
+    def logs(
+        self,
+        job_id: JobId,
+        *,
+        attempt: int | None = None,
+        tail: int | None = None,
+        offset: int | None = None,
+        limit_bytes: int | None = None,
+    ) -> LogChunk:
+        """A piece of one attempt's log (the newest attempt when empty): the last ``tail`` lines, or from ``offset``."""
+        query = {"attempt": attempt, "tail": tail, "offset": offset, "limit_bytes": limit_bytes}
+        return self._get(LogChunk, _of(job_id, "logs"), query)
+
+    def download_log(self, job_id: JobId, target: Path | str | IO[bytes], *, attempt: int | None = None) -> int:
+        """Write one attempt's log so far, byte for byte, into a file or a binary stream; return its size in bytes."""
+        query = {"download": "true", "attempt": attempt}
+        return self._transport.download(_of(job_id, "logs"), query, target, name=f"{job_id}.log")
+
+    def events(self, job_id: JobId, *, after: int = 0) -> EventPage:
+        """Stored events of a job with ids above ``after``."""
+        return self._get(EventPage, _of(job_id, "events"), {"after": after})
+
+    def metrics(
+        self,
+        job_id: JobId,
+        *,
+        start_step: int | None = None,
+        end_step: int | None = None,
+        interval: int | None = None,
+        max_points: int | None = None,
+    ) -> MetricSeries:
+        """Measurements by step, thinned to every ``interval`` steps or to ``max_points`` with extremes kept."""
+        query = {"start_step": start_step, "end_step": end_step, "interval": interval, "max_points": max_points}
+        return self._get(MetricSeries, _of(job_id, "metrics"), query)
+
+    def checkpoints(self, job_id: JobId) -> list[CheckpointView]:
+        return self._get_list(CheckpointView, _of(job_id, "checkpoints"))
+
+    def artifacts(self, job_id: JobId) -> list[ArtifactView]:
+        return self._get_list(ArtifactView, _of(job_id, "artifacts"))
+
+    def download_artifact(
+        self, job_id: JobId, path: str, target: Path | str | IO[bytes], *, attempt: int | None = None
+    ) -> int:
+        """Write one artifact into a file, a directory (under its own name) or a binary stream; return its size."""
+        name = PurePosixPath(path).name
+        return self._transport.download(
+            _of(job_id, f"artifacts/{quote(path)}"), {"attempt": attempt}, target, name=name
+        )
+
+    # Streams
+
+    def follow_log(self, job_id: JobId, *, attempt: int = 1, offset: int = 0) -> Iterator[LogFrame]:
+        """The log as it is written, across attempts, from a byte offset on; ends when the job has ended.
+
+        A lost connection is taken up again behind the last frame, so nothing is missed or repeated.
+        """
+        return self._transport.follow(LogStream(_uuid(job_id), attempt, offset))
+
+    def afollow_log(self, job_id: JobId, *, attempt: int = 1, offset: int = 0) -> AsyncIterator[LogFrame]:
+        """``follow_log`` for asyncio."""
+        return self._transport.afollow(LogStream(_uuid(job_id), attempt, offset))
+
+    def follow_events(self, job_id: JobId | None = None, *, after: int = 0) -> Iterator[EventView]:
+        """Events of one job, or of all, with ids above ``after``, as they are stored. It never ends by itself."""
+        return self._transport.follow(EventStream(None if job_id is None else _uuid(job_id), after))
+
+    def afollow_events(self, job_id: JobId | None = None, *, after: int = 0) -> AsyncIterator[EventView]:
+        """``follow_events`` for asyncio."""
+        return self._transport.afollow(EventStream(None if job_id is None else _uuid(job_id), after))
+
+    # HTTP
+
+    def _act(self, job_id: JobId, action: str) -> JobDetail:
+        return self._parse(JobDetail, self._transport.call("POST", _of(job_id, action)))
+
+    def _get(self, view: type[View], path: str, query: Mapping[str, Any] | None = None) -> View:
+        return self._parse(view, self._transport.call("GET", path, query=query, repeatable=True))
+
+    def _get_list(self, view: type[View], path: str) -> list[View]:
+        response = self._transport.call("GET", path, repeatable=True)
+        try:
+            return TypeAdapter(list[view]).validate_json(response.content)  # type: ignore[valid-type]
+        except ValidationError as error:
+            raise _not_understood(self.url, path, error) from None
+
+    def _parse(self, view: type[View], response: requests.Response) -> View:
+        try:
+            return view.model_validate_json(response.content)
+        except ValidationError as error:
+            raise _not_understood(self.url, view.__name__, error) from None
+
+
+def _settings() -> ClientSettings:
+    try:
+        return ClientSettings()
+    except ValidationError as error:
+        first = error.errors()[0]
+        name = f"SAEFORGE_{first['loc'][0]}".upper()
+        raise SettingsError(f"{name}: {first['msg']}", field=name) from None
+
+
+def _uuid(job_id: JobId) -> UUID:
+    try:
+        return UUID(str(job_id))
+    except ValueError:
+        problem = f"{str(job_id)!r} is not a job id"
+        raise InvalidInput(problem, field="job_id", suggestion="give the full UUID") from None
+
+
+def _of(job_id: JobId, rest: str = "") -> str:
+    return f"/api/jobs/{_uuid(job_id)}" + (f"/{rest}" if rest else "")
+
+
+def _not_understood(url: str, what: str, error: ValidationError) -> UnexpectedAnswer:
+    first = error.errors()[0]
+    where = ".".join(str(part) for part in first["loc"])
+    return UnexpectedAnswer(
+        f"{url} answered {what} in a shape this client does not know ({where}: {first['msg']})",
+        suggestion="is that a saeforge orchestrator of this client's version?",
+    )
