@@ -1,0 +1,263 @@
+"""Forms from JSON Schema: what to ask for a job type, and what the answers mean.
+
+Pure: knows neither Streamlit nor the API. ``fields`` reads a schema of ``GET /api/job-types`` into descriptors a page
+can draw, ``params`` turns the raw answers back into parameters, ``place`` finds the field an API error is about.
+"""
+
+import shlex
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Literal
+
+Kind = Literal["text", "integer", "number", "boolean", "choice", "words", "mapping", "reference"]
+"""How a field is asked for: ``words`` is a list of strings, quoted as in a shell; ``mapping`` is NAME=VALUE lines."""
+
+SAFE_INTEGER = 2**53 - 1
+"""Largest integer a browser holds exactly; wider bounds are cut to it."""
+
+
+@dataclass(frozen=True, slots=True)
+class Field:
+    """One question of a form."""
+
+    name: str
+    label: str
+    kind: Kind
+    required: bool
+    nullable: bool = False
+    """Whether it may be left empty on purpose: empty then means null."""
+    default: Any = None
+    minimum: float | None = None
+    maximum: float | None = None
+    exclusive: bool = False
+    """Whether ``minimum`` itself is too small."""
+    exclusive_maximum: bool = False
+    """Whether ``maximum`` itself is too large."""
+    recommended: tuple[float, float] | None = None
+    choices: tuple[str, ...] = ()
+    reference: Literal["model", "dataset"] | None = None
+    """What kind of thing on disk it names."""
+    max_length: int | None = None
+    description: str = ""
+    advanced: bool = False
+
+    @property
+    def help(self) -> str:
+        """The tooltip: what it means, what is accepted, what is advisable."""
+        parts = [self.description]
+        if bounds := self.bounds:
+            parts.append(f"Accepted: {bounds}.")
+        if self.recommended:
+            low, high = self.recommended
+            parts.append(f"Recommended: {readable(low)} to {readable(high)}.")
+        if self.kind == "words":
+            parts.append("Quote as in a shell; no shell runs it.")
+        if self.kind == "mapping":
+            parts.append("One NAME=VALUE a line.")
+        return " ".join(part for part in parts if part)
+
+    @property
+    def bounds(self) -> str:
+        """The accepted range in words; empty when there is none."""
+        low = None if self.minimum is None else f"{'above' if self.exclusive else 'from'} {readable(self.minimum)}"
+        high = None if self.maximum is None or self.maximum >= SAFE_INTEGER else readable(self.maximum)
+        if high is not None:
+            high = f"{'below' if self.exclusive_maximum else 'to' if low else 'at most'} {high}"
+        return " ".join(part for part in (low, high) if part)
+
+
+class BadAnswer(ValueError):
+    """An answer that cannot be read as its field's type; carries a message for each field at fault."""
+
+    def __init__(self, problems: Mapping[str, str]) -> None:
+        self.problems = dict(problems)
+        super().__init__("; ".join(f"{name}: {problem}" for name, problem in self.problems.items()))
+
+
+def readable(number: float) -> str:
+    """A number as a person writes it: no trailing zeros, thousands apart, tiny ones as powers of ten."""
+    if isinstance(number, int) or float(number).is_integer():
+        return f"{int(number):,}".replace(",", " ") if abs(number) >= 10_000 else str(int(number))
+    return f"{number:.6g}".replace("e-0", "e-")
+
+
+def fields(schema: Mapping[str, Any]) -> list[Field]:
+    """The questions of a schema, in its order; the discriminator is not one of them.
+
+    A field is basic when it is required, has a recommended range or is marked ``x-basic``; the others are advanced.
+    """
+    required = set(schema.get("required", ()))
+    definitions = schema.get("$defs", {})
+    return [
+        _field(name, _resolved(spec, definitions), name in required)
+        for name, spec in schema.get("properties", {}).items()
+        if "const" not in spec
+    ]
+
+
+def _resolved(spec: Mapping[str, Any], definitions: Mapping[str, Any]) -> dict[str, Any]:
+    """The spec with ``$ref`` looked up and ``anyOf [X, null]`` folded into X with ``nullable``."""
+    merged = dict(spec)
+    options = merged.pop("anyOf", None)
+    if options:
+        others = [option for option in options if option.get("type") != "null"]
+        merged = {**others[0], **merged, "nullable": len(others) < len(options)}
+    if reference := merged.pop("$ref", None):
+        merged = {**definitions.get(reference.rsplit("/", 1)[-1], {}), **merged}
+    return merged
+
+
+def _field(name: str, spec: Mapping[str, Any], required: bool) -> Field:
+    kind = _kind(spec)
+    low, high = spec.get("minimum"), spec.get("maximum")
+    recommended = spec.get("x-recommended")
+    return Field(
+        name=name,
+        label=name.replace("_", " "),
+        kind=kind,
+        required=required,
+        nullable=bool(spec.get("nullable")),
+        default=spec.get("default"),
+        minimum=spec.get("exclusiveMinimum", low),
+        maximum=spec.get("exclusiveMaximum", high),
+        exclusive="exclusiveMinimum" in spec,
+        exclusive_maximum="exclusiveMaximum" in spec,
+        recommended=(recommended[0], recommended[1]) if recommended else None,
+        choices=tuple(spec.get("enum", ())),
+        reference=spec.get("x-reference"),
+        max_length=spec.get("maxLength"),
+        description=spec.get("description", ""),
+        advanced=not (required or recommended or spec.get("x-basic")),
+    )
+
+
+def _kind(spec: Mapping[str, Any]) -> Kind:
+    if "x-reference" in spec:
+        return "reference"
+    if "enum" in spec:
+        return "choice"
+    match spec.get("type"):
+        case "integer":
+            return "integer"
+        case "number":
+            return "number"
+        case "boolean":
+            return "boolean"
+        case "array":
+            return "words"
+        case "object":
+            return "mapping"
+        case _:
+            return "text"
+
+
+def integer_bounds(field: Field) -> tuple[int | None, int | None]:
+    """Inclusive bounds of an integer field, cut to what a browser holds exactly."""
+    low = None if field.minimum is None else int(field.minimum) + field.exclusive
+    high = None if field.maximum is None else int(field.maximum) - field.exclusive_maximum
+    return (
+        None if low is None else max(low, -SAFE_INTEGER),
+        None if high is None else min(high, SAFE_INTEGER),
+    )
+
+
+def shown(field: Field, value: Any) -> Any:
+    """A parameter's value as its widget shows it; the inverse of reading the answer."""
+    if value is None:
+        return None if field.kind in {"integer", "reference", "choice"} else False if field.kind == "boolean" else ""
+    match field.kind:
+        case "number":
+            return readable(value).replace(" ", "")
+        case "words":
+            return shlex.join(value)
+        case "mapping":
+            return "\n".join(f"{name}={text}" for name, text in value.items())
+        case _:
+            return value
+
+
+def params(form: list[Field], answers: Mapping[str, Any]) -> dict[str, Any]:
+    """Parameters from raw widget values; what equals its default is left out.
+
+    Raises:
+        BadAnswer: an answer is missing or is not of its field's type. Ranges are the API's to judge.
+    """
+    found: dict[str, Any] = {}
+    problems: dict[str, str] = {}
+    for field in form:
+        raw = answers.get(field.name, field.default)
+        if isinstance(raw, str) and field.kind != "mapping":
+            raw = raw.strip()
+        if raw in (None, "", []):
+            if field.required:
+                problems[field.name] = "This is needed."
+            elif field.nullable and field.default is not None:
+                found[field.name] = None
+            continue
+        try:
+            value = _parsed(field, raw)
+        except ValueError as error:
+            problems[field.name] = str(error)
+            continue
+        if field.required or value != field.default:
+            found[field.name] = value
+    if problems:
+        raise BadAnswer(problems)
+    return found
+
+
+def _parsed(field: Field, raw: Any) -> Any:
+    match field.kind:
+        case "integer":
+            return _integer(raw)
+        case "number":
+            return _number(raw)
+        case "boolean":
+            return bool(raw)
+        case "words":
+            return raw if isinstance(raw, list) else _words(raw)
+        case "mapping":
+            return dict(raw) if isinstance(raw, Mapping) else _mapping(raw)
+        case _:
+            return raw
+
+
+def _integer(raw: Any) -> int:
+    try:
+        return int(raw)
+    except ValueError:
+        raise ValueError(f"{raw!r} is not a whole number.") from None
+
+
+def _number(raw: Any) -> float:
+    try:
+        return float(str(raw).replace(" ", ""))
+    except ValueError:
+        raise ValueError(f"{raw!r} is not a number; write e.g. 0.001 or 1e-3.") from None
+
+
+def _words(raw: str) -> list[str]:
+    try:
+        return shlex.split(raw)
+    except ValueError:
+        raise ValueError("A quotation mark is not closed.") from None
+
+
+def _mapping(raw: str) -> dict[str, str]:
+    found: dict[str, str] = {}
+    for line in raw.splitlines():
+        if not line.strip():
+            continue
+        name, sign, text = line.partition("=")
+        if not sign:
+            raise ValueError(f"{line.strip()!r} has no '='; write NAME=VALUE.")
+        found[name.strip()] = text
+    return found
+
+
+def place(error_field: str | None, names: set[str]) -> str | None:
+    """The form field an API error names, e.g. ``params.command.0`` -> ``command``; none when it is not in the form."""
+    if not error_field:
+        return None
+    parts = error_field.replace("[", ".").replace("]", "").split(".")
+    return next((part for part in parts if part in names), None)
