@@ -5,7 +5,7 @@ a client can meet: ``Unreachable`` and ``UnexpectedAnswer``.
 """
 
 import time
-from collections.abc import AsyncIterator, Collection, Iterator, Mapping, Sequence
+from collections.abc import AsyncGenerator, Collection, Generator, Mapping, Sequence
 from pathlib import Path, PurePosixPath
 from typing import IO, Any, Self, TypeVar
 from urllib.parse import quote
@@ -310,22 +310,22 @@ class Client:
 
     # Streams
 
-    def follow_log(self, job_id: JobId, *, attempt: int = 1, offset: int = 0) -> Iterator[LogFrame]:
+    def follow_log(self, job_id: JobId, *, attempt: int = 1, offset: int = 0) -> Generator[LogFrame, None, None]:
         """The log as it is written, across attempts, from a byte offset on; ends when the job has ended.
 
         A lost connection is taken up again behind the last frame, so nothing is missed or repeated.
         """
         return self._transport.follow(LogStream(_uuid(job_id), attempt, offset))
 
-    def afollow_log(self, job_id: JobId, *, attempt: int = 1, offset: int = 0) -> AsyncIterator[LogFrame]:
+    def afollow_log(self, job_id: JobId, *, attempt: int = 1, offset: int = 0) -> AsyncGenerator[LogFrame, None]:
         """``follow_log`` for asyncio."""
         return self._transport.afollow(LogStream(_uuid(job_id), attempt, offset))
 
-    def follow_events(self, job_id: JobId | None = None, *, after: int = 0) -> Iterator[EventView]:
+    def follow_events(self, job_id: JobId | None = None, *, after: int = 0) -> Generator[EventView, None, None]:
         """Events of one job, or of all, with ids above ``after``, as they are stored. It never ends by itself."""
         return self._transport.follow(EventStream(None if job_id is None else _uuid(job_id), after))
 
-    def afollow_events(self, job_id: JobId | None = None, *, after: int = 0) -> AsyncIterator[EventView]:
+    def afollow_events(self, job_id: JobId | None = None, *, after: int = 0) -> AsyncGenerator[EventView, None]:
         """``follow_events`` for asyncio."""
         return self._transport.afollow(EventStream(None if job_id is None else _uuid(job_id), after))
 

@@ -3,7 +3,7 @@
 import asyncio
 import os
 import time
-from collections.abc import AsyncIterator, Iterator, Mapping
+from collections.abc import AsyncGenerator, Generator, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import IO, Any, TypeVar
@@ -184,7 +184,7 @@ class Transport:
             "max_size": None,
         }
 
-    def follow(self, stream: Stream[Item]) -> Iterator[Item]:
+    def follow(self, stream: Stream[Item]) -> Generator[Item, None, None]:
         patience = self._patience()
         while not stream.ended:
             try:
@@ -200,7 +200,7 @@ class Transport:
                 lost = error
             time.sleep(self._before_reconnect_s(lost, patience))
 
-    async def afollow(self, stream: Stream[Item]) -> AsyncIterator[Item]:
+    async def afollow(self, stream: Stream[Item]) -> AsyncGenerator[Item, None]:
         patience = self._patience()
         while not stream.ended:
             try:
