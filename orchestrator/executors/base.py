@@ -38,6 +38,18 @@ class LaunchSpec:
     """Whether the program is saeforge's own worker (else any image's own command)."""
 
 
+def attempt_env(spec: LaunchSpec) -> dict[str, str]:
+    """Environment every executor gives a program; the job's own variables win over these.
+
+    Output is unbuffered because the log is followed live. Without network, the hub's client is told to be offline: it
+    then fails at once with a clear message instead of retrying a name lookup.
+    """
+    env = {"SAEFORGE_RUN_DIR": str(spec.run_dir), "PYTHONUNBUFFERED": "1"}
+    if spec.builtin and not spec.network:
+        env |= {"HF_HUB_OFFLINE": "1", "HF_HUB_DISABLE_TELEMETRY": "1"}
+    return env | dict(spec.env)
+
+
 class RunState(StrEnum):
     """What an executor sees of an attempt."""
 
@@ -105,11 +117,15 @@ class Executor(Protocol):
         ...
 
     async def stop(self, handle: str, grace_s: float) -> None:
-        """SIGTERM, then SIGKILL after ``grace_s``; returns when it no longer runs. Nothing if it is not running."""
+        """SIGTERM, then SIGKILL after ``grace_s`` seconds; returns when it no longer runs.
+
+        Nothing if it is not running, but for one case: an attempt that was created and never started is removed, so
+        that nothing can start it afterwards.
+        """
         ...
 
     async def remove(self, handle: str) -> None:
-        """Forget the attempt, killing it if need be. Nothing if it is gone."""
+        """Forget the attempt, killing it if need be; returns when it is gone. Nothing if it was."""
         ...
 
     async def list_owned(self) -> list[Owned]:

@@ -1,0 +1,395 @@
+"""Attempts as Docker containers.
+
+The ``docker`` SDK blocks, so every call to it goes through ``DockerExecutor._call``: off the event loop, with the
+SDK's errors turned into ours. Nothing here waits inside the engine; ends are seen by looking again.
+"""
+
+import asyncio
+import contextlib
+import os
+import threading
+import time
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path, PurePosixPath
+from typing import Any, Final, TypeVar
+from uuid import UUID
+
+import docker
+import docker.errors
+import docker.utils
+import requests
+import urllib3
+
+from orchestrator.errors import EngineUnavailable, ExecutorError, ImageMissing, LaunchFailed
+from orchestrator.executors.base import LaunchSpec, Observation, Owned, RunState
+from orchestrator.executors.container_request import ATTEMPT_LABEL, HOME_LABEL, JOB_LABEL, container_request
+from orchestrator.executors.home_id import home_id
+from orchestrator.executors.host_paths import HostPaths, NotOnHost, own_container_id
+
+T = TypeVar("T")
+
+CALL_TIMEOUT_S: Final = 60
+"""Longest wait for one answer of the engine; starting a container on a busy machine takes seconds."""
+CHECK_TIMEOUT_S: Final = 2
+PULL_TIMEOUT_S: Final = 900.0
+REMOVAL_TIMEOUT_S: Final = 30.0
+POLL_S: Final = 0.05
+UNPRIVILEGED: Final = "10001:10001"
+"""uid:gid of job containers when the orchestrator itself is root."""
+
+STATES: Final[dict[str, RunState]] = {
+    "created": RunState.CREATED,
+    "running": RunState.RUNNING,
+    "paused": RunState.RUNNING,
+    "restarting": RunState.RUNNING,
+    "removing": RunState.EXITED,
+    "exited": RunState.EXITED,
+    "dead": RunState.EXITED,
+}
+"""The engine's states -> ours: the one table."""
+
+_ADVICE: Final[tuple[tuple[str, str], ...]] = (
+    (
+        "could not select device driver",
+        "install the NVIDIA container toolkit and restart the engine, or ask for no GPU (resources.gpus = 0)",
+    ),
+    ("nvidia-container-cli", "check that nvidia-smi works on this machine and that the GPU still exists"),
+    ("bind source path does not exist", "check that the model, dataset or checkpoint still exists at this path"),
+    ("no such file or directory", "the image must hold /bin/sh and the program to run"),
+    ("Minimum memory limit", "raise resources.memory_mb"),
+    ("Range of CPUs", "lower resources.cpus to what the machine has"),
+)
+"""A piece of the engine's refusal -> what to do about it."""
+
+
+_SILENT: Final = (docker.errors.DockerException, requests.RequestException, urllib3.exceptions.HTTPError, OSError)
+"""What the SDK raises when the engine does not answer (an ``APIError`` is an answer, and is caught before)."""
+
+_GOING_DOWN: Final = ("containerd.sock", "context canceled", "transport is closing")
+"""Pieces of what an engine says while it shuts down: no verdict on the request."""
+
+_MOUNTINFO: Final = Path("/proc/self/mountinfo")
+
+
+def container_user(setting: str, uid: int, gid: int) -> str:
+    """The uid:gid of job containers: the setting, else the orchestrator's own, else an unprivileged one for root."""
+    if setting:
+        return setting
+    return f"{uid}:{gid}" if uid != 0 else UNPRIVILEGED
+
+
+def observation(state: dict[str, Any]) -> Observation:
+    """What the engine's ``State`` of a container means."""
+    run_state = STATES[state["Status"]]
+    exited = run_state is RunState.EXITED
+    return Observation(
+        state=run_state,
+        exit_code=state["ExitCode"] if exited else None,
+        oom_killed=exited and bool(state.get("OOMKilled")),
+        error=state.get("Error") or None,
+    )
+
+
+class DockerExecutor:
+    """Runs every attempt in a hardened container of its own."""
+
+    name = "docker"
+
+    def __init__(self, home: Path, *, worker_image: str = "", host_home: str = "", user: str = "") -> None:
+        self._home = home
+        self._worker_image = worker_image
+        self._user = container_user(user, os.getuid(), os.getgid())
+        self._paths = HostPaths(((home, PurePosixPath(host_home)),)) if host_home else None
+        self._client: docker.APIClient | None = None
+
+    async def check(self) -> str:
+        """Say which engine answers, within ``CHECK_TIMEOUT_S``."""
+
+        def version() -> str:
+            client = _connect(CHECK_TIMEOUT_S)
+            try:
+                return f"Docker {client.version()['Version']}"
+            finally:
+                client.close()
+
+        try:
+            return await _in_thread(version)
+        except _SILENT as why:
+            raise _unavailable(why) from why
+
+    async def prepare(self, image: str) -> None:
+        """Make ``image`` available, pulling it if need be.
+
+        Raises:
+            ImageMissing: it is neither here nor to be had.
+        """
+
+        if await self._call(partial(_has_image, image=image)):
+            return
+        if image == self._worker_image and "/" not in image:
+            raise _image_missing(image, "it is built on this machine and has not been", "build it with: make image")
+        refused = partial(_pull_refused, image)
+        try:
+            async with asyncio.timeout(PULL_TIMEOUT_S):
+                await self._call(partial(_pull, image=image), refused)
+        except TimeoutError:
+            raise _image_missing(image, f"pulling it took more than {PULL_TIMEOUT_S:.0f} s") from None
+
+    async def launch(self, spec: LaunchSpec) -> str:
+        """Create and start the attempt's container, or adopt the one of its name; return the container's id."""
+        container = await self._call(lambda client: _find(client, spec.name))
+        if container is None:
+            container = await self._create(spec)
+        if (container["Config"]["Labels"] or {}).get(HOME_LABEL) != home_id(self._home):
+            raise LaunchFailed(
+                f"a container named {spec.name} exists and belongs to another saeforge home",
+                suggestion=f"remove it if nobody needs it: docker rm {spec.name}",
+            )
+        handle: str = container["Id"]
+        if STATES[container["State"]["Status"]] is RunState.CREATED:
+            await self._call(lambda client: client.start(handle), _launch_refused)
+        return handle
+
+    async def inspect(self, handle: str) -> Observation:
+        """Look at the container now."""
+
+        def look(client: docker.APIClient) -> Observation:
+            container = _find(client, handle)
+            if container is None:
+                return Observation(RunState.MISSING)
+            seen = observation(container["State"])
+            if seen.exit_code == 127 and seen.error is None:
+                # The engine's init could not run /bin/sh: only the engine's own log tells.
+                last = client.logs(handle, stdout=False, stderr=True, tail=1).decode(errors="replace").strip()
+                if "tini" in last:
+                    return Observation(seen.state, seen.exit_code, seen.oom_killed, f"no shell in the image: {last}")
+            return seen
+
+        return await self._call(look)
+
+    async def stop(self, handle: str, grace_s: float) -> None:
+        """SIGTERM, then SIGKILL after ``grace_s`` seconds; returns when it no longer runs.
+
+        Not the engine's own stop: that would keep a thread for the whole grace, and on a container that was only
+        created it reports success while a later start still runs it. Such a one is removed.
+        """
+        deadline = time.monotonic() + grace_s
+        signal = "SIGTERM"
+        sent = False
+        while True:
+            state = (await self.inspect(handle)).state
+            if state is RunState.CREATED:
+                await self._call(partial(_remove, handle=handle, force=False))
+                continue
+            if state is not RunState.RUNNING:
+                return
+            if signal == "SIGTERM" and time.monotonic() >= deadline:
+                signal, sent = "SIGKILL", False
+            if not sent:
+                await self._call(partial(_kill, handle=handle, signal=signal))
+                sent = True
+            await asyncio.sleep(POLL_S)
+
+    async def remove(self, handle: str) -> None:
+        """Remove the container with its anonymous volumes, killing it if need be; returns when it is gone."""
+        deadline = time.monotonic() + REMOVAL_TIMEOUT_S
+        await self._call(partial(_remove, handle=handle, force=True))
+        while (await self.inspect(handle)).state is not RunState.MISSING:
+            if time.monotonic() >= deadline:
+                raise EngineUnavailable(f"the engine has not finished removing container {handle[:12]}")
+            await asyncio.sleep(POLL_S)
+
+    async def list_owned(self) -> list[Owned]:
+        """Every container labelled with this home's id."""
+        label = f"{HOME_LABEL}={home_id(self._home)}"
+        found = await self._call(lambda client: client.containers(all=True, filters={"label": [label]}))
+        return [
+            Owned(UUID(item["Labels"][JOB_LABEL]), int(item["Labels"][ATTEMPT_LABEL]), item["Id"]) for item in found
+        ]
+
+    async def close(self) -> None:
+        """Let go of the connection. Containers go on."""
+        self._disconnect()
+
+    async def _create(self, spec: LaunchSpec) -> dict[str, Any]:
+        try:
+            request = container_request(
+                spec, home_id=home_id(self._home), user=self._user, paths=await self._host_paths()
+            )
+        except NotOnHost as hidden:
+            raise LaunchFailed(
+                f"{hidden} is on no volume that the container engine can see",
+                suggestion="mount its directory into the orchestrator's container, or set SAEFORGE_HOST_HOME",
+            ) from hidden
+
+        try:
+            await asyncio.to_thread(_give, spec.run_dir, self._user)
+        except OSError as why:
+            raise LaunchFailed(f"the run directory cannot be handed to user {self._user}: {why}") from why
+
+        def create(client: docker.APIClient) -> dict[str, Any] | None:
+            try:
+                client.create_container_from_config(request, spec.name)  # type: ignore[no-untyped-call]
+            except docker.errors.APIError as refusal:
+                if refusal.status_code != 409:  # a conflict: another launch was first, and its container is adopted
+                    raise
+            return _find(client, spec.name)
+
+        def refused(refusal: docker.errors.APIError) -> ExecutorError:
+            if isinstance(refusal, docker.errors.ImageNotFound):
+                return _image_missing(spec.image, "it is not on this machine")
+            return _launch_refused(refusal)
+
+        container = await self._call(create, refused)
+        if container is None:
+            raise LaunchFailed(f"container {spec.name} was removed by someone else while it was being created")
+        return container
+
+    async def _host_paths(self) -> HostPaths:
+        if self._paths is None:
+            own_id = await asyncio.to_thread(lambda: own_container_id(_MOUNTINFO.read_text()))
+            own = await self._call(lambda client: _find(client, own_id)) if own_id else None
+            self._paths = HostPaths.from_mounts(own["Mounts"]) if own else HostPaths()
+        return self._paths
+
+    async def _call(
+        self,
+        action: Callable[[docker.APIClient], T],
+        refused: Callable[[docker.errors.APIError], ExecutorError] | None = None,
+    ) -> T:
+        """Run ``action`` with the connected client in a thread: the only way to the engine.
+
+        Raises:
+            EngineUnavailable: the engine does not answer; the next call connects afresh.
+            ExecutorError: it answers and refuses, in the words of ``refused``.
+        """
+
+        def connected() -> T:
+            if self._client is None:
+                self._client = _connect(CALL_TIMEOUT_S)
+            return action(self._client)
+
+        try:
+            return await _in_thread(connected)
+        except docker.errors.APIError as refusal:
+            if refused is None:
+                raise _unavailable(refusal) from refusal
+            raise refused(refusal) from refusal
+        except _SILENT as why:
+            self._disconnect()
+            raise _unavailable(why) from why
+
+    def _disconnect(self) -> None:
+        client, self._client = self._client, None
+        if client is not None:
+            client.close()
+
+
+async def _in_thread(action: Callable[[], T]) -> T:
+    """Run blocking ``action`` in a daemon thread of its own.
+
+    Not in a pool: an engine that hangs would fill it, and its threads would be waited for when the program ends.
+    """
+    loop = asyncio.get_running_loop()
+    outcome: asyncio.Future[T] = loop.create_future()
+
+    def settle(setter: Callable[[Any], None], value: object) -> None:
+        if not outcome.done():
+            setter(value)
+
+    def run() -> None:
+        try:
+            done: tuple[Callable[[Any], None], object] = (outcome.set_result, action())
+        except Exception as error:
+            done = (outcome.set_exception, error)
+        with contextlib.suppress(RuntimeError):  # the loop is closed: nobody waits any more
+            loop.call_soon_threadsafe(settle, *done)
+
+    threading.Thread(target=run, daemon=True, name="docker").start()
+    return await outcome
+
+
+def _connect(timeout_s: int) -> docker.APIClient:
+    return docker.APIClient(version="auto", timeout=timeout_s, **docker.utils.kwargs_from_env())
+
+
+def _find(client: docker.APIClient, container: str) -> dict[str, Any] | None:
+    try:
+        found: dict[str, Any] = client.inspect_container(container)
+    except docker.errors.NotFound:
+        return None
+    return found
+
+
+def _has_image(client: docker.APIClient, *, image: str) -> bool:
+    try:
+        client.inspect_image(image)  # type: ignore[no-untyped-call]
+    except docker.errors.ImageNotFound:
+        return False
+    return True
+
+
+def _kill(client: docker.APIClient, *, handle: str, signal: str) -> None:
+    try:
+        client.kill(handle, signal)
+    except docker.errors.APIError as refusal:
+        if refusal.status_code not in {404, 409}:  # gone, or no longer running
+            raise
+
+
+def _remove(client: docker.APIClient, *, handle: str, force: bool) -> None:
+    try:
+        client.remove_container(handle, v=True, force=force)
+    except docker.errors.APIError as refusal:
+        if refusal.status_code not in {404, 409}:  # gone, being removed, or (unforced) started meanwhile
+            raise
+
+
+def _pull(client: docker.APIClient, *, image: str) -> None:
+    repository, tag = docker.utils.parse_repository_tag(image)
+    for line in client.pull(repository, tag=tag or "latest", stream=True, decode=True):
+        if "error" in line:
+            raise docker.errors.ImageNotFound(line["error"])
+
+
+def _give(run_dir: Path, user: str) -> None:
+    """Make the run directory the container user's, when we are root and it is not."""
+    if os.getuid() != 0:
+        return
+    uid, _, gid = user.partition(":")
+    for folder, _, files in os.walk(run_dir):
+        for path in (folder, *(os.path.join(folder, file) for file in files)):
+            os.chown(path, int(uid), int(gid or uid), follow_symlinks=False)
+
+
+def _words(refusal: docker.errors.APIError) -> str:
+    return str(refusal.explanation or refusal).strip()
+
+
+def _image_missing(image: str, why: str, suggestion: str | None = None) -> ImageMissing:
+    return ImageMissing(
+        f"image {image} is not available: {why}",
+        field="image",
+        suggestion=suggestion or f"check the name, or load it by hand: docker pull {image}",
+    )
+
+
+def _pull_refused(image: str, refusal: docker.errors.APIError) -> ImageMissing:
+    return _image_missing(image, _words(refusal))
+
+
+def _launch_refused(refusal: docker.errors.APIError) -> ExecutorError:
+    words = _words(refusal)
+    if any(sign in words for sign in _GOING_DOWN):
+        return _unavailable(refusal)
+    advice = next((advice for piece, advice in _ADVICE if piece.lower() in words.lower()), None)
+    return LaunchFailed(f"the engine refused to start the container: {words}", suggestion=advice)
+
+
+def _unavailable(why: Exception) -> EngineUnavailable:
+    if "Permission denied" in str(why):
+        advice = "let this user use the engine: sudo usermod -aG docker $USER, then log in again"
+    else:
+        advice = "start it (sudo systemctl start docker), or install it with: make demo DOCKER=install"
+    return EngineUnavailable(f"the Docker engine does not answer: {why}", suggestion=advice)

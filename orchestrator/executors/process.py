@@ -1,0 +1,182 @@
+"""Attempts as plain processes, for machines without a container engine.
+
+The same contract as in a container, but **no isolation and no limits**: a job is a process of the orchestrator's own
+user, which can read and write what that user can, use the network, and take all memory. Only saeforge's own worker
+runs here; any other image needs an engine.
+
+Each attempt has a shim (``process_shim``) as its parent, which outlives the orchestrator and records the exit code.
+Its files are in ``.process`` inside the run directory, so that run directories alone tell what runs. Needs Linux.
+"""
+
+import asyncio
+import contextlib
+import json
+import os
+import shutil
+import signal
+import sys
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Final
+from uuid import UUID
+
+from orchestrator.errors import EngineUnavailable, LaunchFailed
+from orchestrator.executors import process_shim
+from orchestrator.executors.base import LaunchSpec, Observation, Owned, RunState, attempt_env
+from worker_image.contract.launch import launcher_argv
+
+FOLDER: Final = ".process"
+POLL_S: Final = 0.05
+KILL_TIMEOUT_S: Final = 5.0
+"""How long a shim may take to kill its program before it is killed itself."""
+_OWN_SETTINGS: Final = ("SAEFORGE_", "GPU_ORCHESTRATOR_")
+
+
+def process_env(spec: LaunchSpec, inherited: Mapping[str, str]) -> dict[str, str]:
+    """The program's environment: the orchestrator's without its own settings (its API key is among them), then the
+    attempt's, and the GPUs it holds and no others."""
+    kept = {name: value for name, value in inherited.items() if not name.startswith(_OWN_SETTINGS)}
+    return kept | attempt_env(spec) | {"CUDA_VISIBLE_DEVICES": ",".join(spec.gpus)}
+
+
+def process_argv(spec: LaunchSpec) -> list[str]:
+    """The program, started by the launcher; saeforge's own worker runs on the orchestrator's own interpreter.
+
+    Raises:
+        LaunchFailed: the attempt wants an image.
+    """
+    if not spec.builtin:
+        raise LaunchFailed(
+            f"image {spec.image} needs a container engine, and jobs run as plain processes here",
+            field="image",
+            suggestion="install and start Docker (make demo DOCKER=install), then start the orchestrator again",
+        )
+    program = (sys.executable, *spec.argv[1:]) if spec.argv[0] == "python" else spec.argv
+    return launcher_argv(str(spec.run_dir), program, mirror=False)
+
+
+class ProcessExecutor:
+    """Runs every attempt as a detached process group of this machine."""
+
+    name = "process"
+
+    def __init__(self, home: Path) -> None:
+        self._runs = home / "runs"
+
+    async def check(self) -> str:
+        return "plain processes (no isolation)"
+
+    async def prepare(self, image: str) -> None:
+        """Nothing to do: the worker is installed beside the orchestrator."""
+
+    async def launch(self, spec: LaunchSpec) -> str:
+        """Start the attempt, or adopt the one of its run directory; return ``<job_id>/<attempt>``.
+
+        Raises:
+            LaunchFailed: the attempt wants an image, or the process could not be started.
+        """
+        argv = process_argv(spec)
+        try:
+            shim = await asyncio.create_subprocess_exec(
+                *(sys.executable, "-I", "-S", process_shim.__file__, str(spec.run_dir / FOLDER), *argv),
+                stdin=asyncio.subprocess.DEVNULL,
+                stdout=asyncio.subprocess.DEVNULL,
+                stderr=asyncio.subprocess.PIPE,
+                cwd=spec.run_dir,
+                env=process_env(spec, os.environ),
+            )
+        except OSError as why:
+            raise LaunchFailed(f"the process could not be started: {why}") from why
+        _, words = await shim.communicate()
+        if shim.returncode != 0:
+            raise LaunchFailed(f"the process could not be started: {words.decode(errors='replace').strip()}")
+        return f"{spec.job_id}/{spec.attempt}"
+
+    async def inspect(self, handle: str) -> Observation:
+        return await asyncio.to_thread(self._look, handle)
+
+    async def stop(self, handle: str, grace_s: float) -> None:
+        await self._end(handle, signal.SIGTERM, grace_s)
+        await self._kill(handle)
+
+    async def remove(self, handle: str) -> None:
+        await self._kill(handle)
+        await asyncio.to_thread(shutil.rmtree, self._folder(handle), ignore_errors=True)
+
+    async def list_owned(self) -> list[Owned]:
+        return await asyncio.to_thread(self._owned)
+
+    async def close(self) -> None:
+        """Nothing to let go of. Attempts go on."""
+
+    async def _kill(self, handle: str) -> None:
+        """Have the shim kill the program and record it; a shim that does not answer is killed too."""
+        if await self._end(handle, signal.SIGUSR1, KILL_TIMEOUT_S):
+            return
+        if not await self._end(handle, signal.SIGKILL, KILL_TIMEOUT_S):
+            raise EngineUnavailable(f"the process of attempt {handle} does not die; the kernel holds it")
+
+    async def _end(self, handle: str, signum: signal.Signals, patience_s: float) -> bool:
+        """Signal the shim and wait; whether the attempt no longer runs."""
+        deadline = time.monotonic() + patience_s
+        self._signal(handle, signum)
+        while (await self.inspect(handle)).state is RunState.RUNNING:
+            if time.monotonic() >= deadline:
+                return False
+            await asyncio.sleep(POLL_S)
+        return True
+
+    def _folder(self, handle: str) -> Path:
+        job_id, _, attempt = handle.partition("/")
+        return self._runs / str(UUID(job_id)) / str(int(attempt)) / FOLDER
+
+    def _look(self, handle: str) -> Observation:
+        folder = self._folder(handle)
+        pid = _shim(folder)
+        # In this order: a shim that ends between the two looks has left its record.
+        try:
+            ended = json.loads((folder / process_shim.EXIT).read_text())
+        except FileNotFoundError:
+            ended = None
+        if ended is not None:
+            return Observation(RunState.EXITED, exit_code=ended["exit_code"])
+        if pid is not None:
+            return Observation(RunState.RUNNING)
+        if not (folder / process_shim.STARTED).exists():
+            return Observation(RunState.MISSING)
+        return Observation(
+            RunState.EXITED, error="its process is gone and left no exit code: killed, or the machine restarted"
+        )
+
+    def _signal(self, handle: str, signum: signal.Signals) -> None:
+        pid = _shim(self._folder(handle))
+        if pid is None:
+            return
+        with contextlib.suppress(ProcessLookupError):
+            pidfd = os.pidfd_open(pid)
+            try:
+                if _shim(self._folder(handle)) == pid:  # the descriptor is the shim's, not a later process's
+                    signal.pidfd_send_signal(pidfd, signum)
+            finally:
+                os.close(pidfd)
+
+    def _owned(self) -> list[Owned]:
+        found = []
+        for record in self._runs.glob(f"*/*/{FOLDER}/{process_shim.STARTED}"):
+            attempt = record.parent.parent
+            handle = f"{attempt.parent.name}/{attempt.name}"
+            found.append(Owned(UUID(attempt.parent.name), int(attempt.name), handle))
+        return found
+
+
+def _shim(folder: Path) -> int | None:
+    """The pid of the attempt's shim while that runs."""
+    try:
+        record = json.loads((folder / process_shim.STARTED).read_text())
+    except FileNotFoundError:
+        return None
+    alive = (
+        record["boot_id"] == process_shim.boot_id() and process_shim.start_ticks(record["pid"]) == record["start_ticks"]
+    )
+    return int(record["pid"]) if alive else None
