@@ -102,7 +102,8 @@ class Resources(BaseModel):
     gpus: int | None = Field(default=None, ge=0, le=64)
     """Whole GPUs; when empty, one if the job type uses GPUs and the machine has any, else none."""
     cpus: float | None = Field(default=None, gt=0, le=1024)
-    """CPU cores; when empty, all that the machine offers to jobs."""
+    """CPU cores; when empty, one for plain containers and, for types that use GPUs, an even share per GPU (all cores
+    on a machine without GPUs)."""
     memory_mb: int | None = Field(default=None, ge=64, le=16_777_216)
     """Memory limit in MiB; exceeding it ends the attempt. Not limited when empty."""
     shm_mb: int = Field(default=256, ge=1, le=1_048_576)
@@ -185,6 +186,8 @@ class Attempt:
     created_at: datetime
     handle: str | None = None
     """The executor's name for it, once launched."""
+    cpus: float = 1.0
+    """CPU cores granted."""
     gpus: tuple[str, ...] = ()
     """UUIDs of the GPUs it leases."""
     resume_from: str | None = None
@@ -201,6 +204,36 @@ class Attempt:
     def name(self) -> str:
         """Deterministic, so that launching twice collides instead of running twice."""
         return f"saeforge-{self.job_id}-{self.number}"
+
+
+@dataclass(frozen=True, slots=True)
+class Checkpoint:
+    """A state of training on disk, from which an attempt can continue."""
+
+    job_id: UUID
+    attempt: int
+    name: str
+    """Directory under the attempt's ``checkpoints/``."""
+    step: int
+    loss: float | None
+    size_bytes: int
+    digest: str
+    reason: str
+    created_at: datetime
+
+
+@dataclass(frozen=True, slots=True)
+class Artifact:
+    """A result file an attempt left."""
+
+    job_id: UUID
+    attempt: int
+    path: str
+    """Relative to the attempt's ``artifacts/``."""
+    kind: str
+    size_bytes: int
+    digest: str
+    created_at: datetime
 
 
 @dataclass(frozen=True, slots=True)

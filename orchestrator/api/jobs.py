@@ -1,0 +1,298 @@
+"""Jobs over HTTP."""
+
+import hashlib
+from typing import Annotated
+from uuid import UUID
+
+from fastapi import APIRouter, Body, Header, Path, Query, Response
+from pydantic import BaseModel, ConfigDict, Field
+from starlette.responses import FileResponse
+
+from orchestrator.api.state import Orchestrator, State
+from orchestrator.control import available_actions
+from orchestrator.domain import Artifact, Job, JobStatus
+from orchestrator.errors import NotFound
+from orchestrator.intake import admit, job_type_name
+from orchestrator.series import thinned
+from orchestrator.store import JobFilter
+from orchestrator.store.store import MAX_STEP
+from orchestrator.views import (
+    ArtifactView,
+    AttemptView,
+    CheckpointView,
+    CommandView,
+    EventPage,
+    EventView,
+    JobDetail,
+    JobPage,
+    JobSubmission,
+    JobTypeView,
+    JobView,
+    MetricPoint,
+    MetricSeries,
+    TypedSubmission,
+    job_view_fields,
+)
+from worker_image.contract.jobs import JOB_TYPES
+from worker_image.contract.rundir import RunDir
+
+router = APIRouter(prefix="/api", tags=["jobs"])
+
+JobId = Annotated[UUID, Path(alias="id", description="The job's id.")]
+Step = Annotated[int, Query(ge=0, le=MAX_STEP)]
+IdempotencyKey = Annotated[
+    str | None,
+    Header(
+        alias="Idempotency-Key",
+        min_length=1,
+        max_length=200,
+        description="Repeating a submit with the same key answers with the job it made the first time.",
+    ),
+]
+
+
+class LearningRate(BaseModel):
+    """Body of ``POST /api/jobs/{id}/learning-rate``."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    lr: float = Field(ge=1e-6, le=0.1)
+
+
+@router.get("/job-types")
+async def job_types() -> list[JobTypeView]:
+    """Every job type with the JSON Schema of its parameters."""
+    return [
+        JobTypeView(
+            type=name,
+            title=model.title,
+            description=(model.__doc__ or "").strip(),
+            parameters=model.model_json_schema(),
+            commands=sorted(model.commands),
+            resumable=model.resumable,
+            uses_gpu=model.uses_gpu,
+        )
+        for name, model in JOB_TYPES.items()
+    ]
+
+
+@router.post("/jobs", status_code=201)
+async def submit(orchestrator: Orchestrator, submission: JobSubmission, key: IdempotencyKey = None) -> JobDetail:
+    """Queue a job. It is on disk before this answers."""
+    job = await admit(submission, orchestrator.inventory)
+    digest = hashlib.sha256(submission.model_dump_json().encode()).hexdigest()
+    return await _detail(
+        orchestrator, await orchestrator.control.submit(job, idempotency_key=key, request_digest=digest)
+    )
+
+
+@router.post("/jobs/{type}", status_code=201)
+async def submit_type(
+    orchestrator: Orchestrator,
+    type: Annotated[str, Path(description="Job type, in kebab or snake case.")],
+    submission: TypedSubmission,
+    key: IdempotencyKey = None,
+) -> JobDetail:
+    """Queue a job of the type in the path."""
+    full = JobSubmission(
+        type=job_type_name(type), **submission.model_dump(exclude={"resources"}), resources=submission.resources
+    )
+    return await submit(orchestrator, full, key)
+
+
+@router.get("/jobs")
+async def jobs(
+    orchestrator: Orchestrator,
+    status: Annotated[list[JobStatus] | None, Query(description="May be given several times.")] = None,
+    type: str | None = None,
+    owner: str | None = None,
+    tag: str | None = None,
+    model: str | None = None,
+    dataset: str | None = None,
+    q: Annotated[str | None, Query(description="Part of a name, or the beginning of an id.")] = None,
+    limit: Annotated[int, Query(ge=1, le=1000)] = 50,
+    offset: Annotated[int, Query(ge=0, le=MAX_STEP)] = 0,
+) -> JobPage:
+    """Jobs that match, newest first."""
+    wanted = JobFilter(
+        status=tuple(status or ()),
+        type=type.replace("-", "_") if type else None,
+        owner=owner,
+        tag=tag,
+        model=model,
+        dataset=dataset,
+        q=q,
+    )
+    found, total = await orchestrator.store.jobs(wanted, limit=limit, offset=offset)
+    return JobPage(items=[JobView(**_fields(orchestrator, job)) for job in found], total=total)
+
+
+@router.get("/jobs/{id}")
+async def job(orchestrator: Orchestrator, job_id: JobId) -> JobDetail:
+    """One job, with its attempts, its commands and what may be asked of it now."""
+    return await _detail(orchestrator, await orchestrator.store.job(job_id))
+
+
+@router.delete("/jobs/{id}", status_code=202)
+async def cancel(orchestrator: Orchestrator, job_id: JobId) -> JobDetail:
+    """Kill the job. Cancelling a cancelled one changes nothing."""
+    return await _detail(orchestrator, await orchestrator.control.cancel(job_id))
+
+
+@router.post("/jobs/{id}/pause", status_code=202)
+async def pause(orchestrator: Orchestrator, job_id: JobId) -> JobDetail:
+    """Write a checkpoint, exit and free the GPU."""
+    return await _detail(orchestrator, await orchestrator.control.pause(job_id))
+
+
+@router.post("/jobs/{id}/resume", status_code=202)
+async def resume(orchestrator: Orchestrator, job_id: JobId) -> JobDetail:
+    """Queue a paused job again; it continues from its newest checkpoint."""
+    return await _detail(orchestrator, await orchestrator.control.resume(job_id))
+
+
+@router.post("/jobs/{id}/stop", status_code=202)
+async def stop(orchestrator: Orchestrator, job_id: JobId) -> JobDetail:
+    """End the job with a final checkpoint."""
+    return await _detail(orchestrator, await orchestrator.control.stop(job_id))
+
+
+@router.post("/jobs/{id}/checkpoint", status_code=202)
+async def checkpoint(orchestrator: Orchestrator, job_id: JobId) -> JobDetail:
+    """Write a checkpoint now and go on."""
+    return await _detail(orchestrator, await orchestrator.control.checkpoint(job_id))
+
+
+@router.post("/jobs/{id}/learning-rate", status_code=202)
+async def learning_rate(orchestrator: Orchestrator, job_id: JobId, body: LearningRate) -> JobDetail:
+    """Change the peak learning rate of a running job."""
+    return await _detail(orchestrator, await orchestrator.control.set_learning_rate(job_id, body.lr))
+
+
+@router.post("/jobs/{id}/restart", status_code=201)
+async def restart(
+    orchestrator: Orchestrator,
+    job_id: JobId,
+    fresh: Annotated[bool, Body(embed=True, description="Start over instead of continuing.")] = False,
+) -> JobDetail:
+    """Queue a new job with the same parameters; it continues from the old one's newest checkpoint."""
+    return await _detail(orchestrator, await orchestrator.control.restart(job_id, fresh=fresh))
+
+
+@router.delete("/jobs/{id}/permanent", status_code=204)
+async def purge(orchestrator: Orchestrator, job_id: JobId) -> Response:
+    """Delete an ended job with its log, checkpoints and artifacts."""
+    await orchestrator.control.purge(job_id)
+    return Response(status_code=204)
+
+
+@router.get("/jobs/{id}/events")
+async def events(
+    orchestrator: Orchestrator,
+    job_id: JobId,
+    after: Annotated[int, Query(ge=0, le=MAX_STEP)] = 0,
+    limit: Annotated[int, Query(ge=1, le=10_000)] = 1000,
+) -> EventPage:
+    """What happened, in order; pass ``next_after`` as ``after`` to go on."""
+    await orchestrator.store.job(job_id)
+    found = await orchestrator.store.events(after=after, job_id=job_id, limit=limit)
+    return EventPage(
+        items=[EventView.model_validate(item) for item in found], next_after=found[-1].id if found else after
+    )
+
+
+@router.get("/jobs/{id}/metrics")
+async def metrics(
+    orchestrator: Orchestrator,
+    job_id: JobId,
+    start_step: Step = 0,
+    end_step: Step = MAX_STEP,
+    interval: Annotated[int, Query(ge=1, le=MAX_STEP, description="Only steps this divides.")] = 1,
+    max_points: Annotated[int, Query(ge=2, le=100_000, description="Thin out to this many, extremes kept.")] = 2000,
+) -> MetricSeries:
+    """Training metrics by step."""
+    await orchestrator.store.job(job_id)
+    points = await orchestrator.store.metrics(job_id, start=start_step, end=end_step, interval=interval)
+    kept = thinned(points, max_points)
+    return MetricSeries(
+        items=[MetricPoint(step=step, ts=ts, values=values) for step, ts, values in kept], total=len(points)
+    )
+
+
+@router.get("/jobs/{id}/checkpoints")
+async def checkpoints(orchestrator: Orchestrator, job_id: JobId) -> list[CheckpointView]:
+    """Checkpoints on disk, newest first."""
+    await orchestrator.store.job(job_id)
+    home = orchestrator.settings.home
+    return [
+        CheckpointView(
+            attempt=item.attempt,
+            name=item.name,
+            step=item.step,
+            loss=item.loss,
+            size_bytes=item.size_bytes,
+            digest=item.digest,
+            reason=item.reason,
+            created_at=item.created_at,
+            path=str(RunDir.of(home, job_id, item.attempt).checkpoints / item.name),
+        )
+        for item in await orchestrator.store.checkpoints(job_id)
+    ]
+
+
+@router.get("/jobs/{id}/artifacts")
+async def artifacts(orchestrator: Orchestrator, job_id: JobId) -> list[ArtifactView]:
+    """Result files, newest attempt first."""
+    await orchestrator.store.job(job_id)
+    return [artifact_view(item) for item in await orchestrator.store.artifacts(job_id)]
+
+
+@router.get("/jobs/{id}/artifacts/{path:path}", response_class=FileResponse)
+async def artifact(
+    orchestrator: Orchestrator,
+    job_id: JobId,
+    path: str,
+    attempt: Annotated[int | None, Query(ge=1, le=MAX_STEP, description="The newest that has it when empty.")] = None,
+) -> FileResponse:
+    """Download a result file."""
+    for item in await orchestrator.store.artifacts(job_id):
+        if item.path == path and attempt in (None, item.attempt):
+            folder = RunDir.of(orchestrator.settings.home, job_id, item.attempt).artifacts
+            file = folder / item.path
+            # The worker names the path, so it is not trusted: no "..", no link that leads out.
+            if file.resolve().is_relative_to(folder.resolve()) and file.is_file():
+                return FileResponse(file, filename=file.name)
+    raise NotFound(
+        f"job {job_id} has no artifact {path!r}", field="path", suggestion="GET .../artifacts lists what there is"
+    )
+
+
+def artifact_view(item: Artifact) -> ArtifactView:
+    return ArtifactView(
+        attempt=item.attempt,
+        path=item.path,
+        kind=item.kind,
+        size_bytes=item.size_bytes,
+        digest=item.digest,
+        created_at=item.created_at,
+        url=f"/api/jobs/{item.job_id}/artifacts/{item.path}?attempt={item.attempt}",
+    )
+
+
+def _fields(orchestrator: State, job: Job) -> dict[str, object]:
+    run_dir = RunDir.of(orchestrator.settings.home, job.id, job.attempts) if job.attempts else None
+    fields = job_view_fields(job, str(run_dir.log) if run_dir else None, str(run_dir.artifacts) if run_dir else None)
+    if job.status is JobStatus.QUEUED:
+        fields["wait"] = orchestrator.scheduler.waits.get(job.id)
+    return fields
+
+
+async def _detail(orchestrator: State, job: Job) -> JobDetail:
+    attempts = await orchestrator.store.attempts(job.id)
+    commands = await orchestrator.store.commands(job.id)
+    return JobDetail(
+        **_fields(orchestrator, job),
+        attempt_list=[AttemptView.of(item) for item in attempts],
+        commands=[CommandView.model_validate(item) for item in commands],
+        available_actions=available_actions(job),
+    )

@@ -1,0 +1,40 @@
+"""What the routes need, put together once by the composition root."""
+
+import time
+from dataclasses import dataclass, field
+from typing import Annotated
+
+from fastapi import Depends
+from starlette.requests import HTTPConnection
+
+from orchestrator.api.auth import Gate
+from orchestrator.broker import Broker
+from orchestrator.control import Control
+from orchestrator.gpus import GpuProbe
+from orchestrator.inventory import Inventory
+from orchestrator.scheduler import Scheduler
+from orchestrator.settings import Settings
+from orchestrator.store import Store
+
+
+@dataclass(frozen=True, slots=True)
+class State:
+    """The running orchestrator."""
+
+    settings: Settings
+    store: Store
+    scheduler: Scheduler
+    control: Control
+    inventory: Inventory
+    broker: Broker
+    gate: Gate
+    probe: GpuProbe
+    started_at: float = field(default_factory=time.monotonic)
+
+
+def _state(connection: HTTPConnection) -> State:
+    state: State = connection.app.state.orchestrator
+    return state
+
+
+Orchestrator = Annotated[State, Depends(_state)]

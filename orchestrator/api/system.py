@@ -1,0 +1,98 @@
+"""The machine, the engine, what lies on disk, and tickets."""
+
+import asyncio
+import time
+from importlib.metadata import version
+
+import psutil
+from fastapi import APIRouter, Depends
+
+from orchestrator.api.auth import TICKET_S, require_key
+from orchestrator.api.jobs import artifact_view
+from orchestrator.api.state import Orchestrator
+from orchestrator.gpus import foreign
+from orchestrator.inventory import Entry
+from orchestrator.views import GpuView, Health, Inventory, ModelView, SystemStatus, TicketRequest, TicketView
+
+router = APIRouter(tags=["system"])
+
+VERSION = version("saeforge")
+
+
+@router.get("/health")
+async def health(orchestrator: Orchestrator) -> Health:
+    """Whether it lives, and whether it can start jobs. Asks for no key."""
+    engine = orchestrator.scheduler.engine
+    return Health(status="ok" if engine else "degraded", ready=engine is not None, version=VERSION, engine=engine)
+
+
+@router.post("/api/tickets", dependencies=[Depends(require_key)])
+async def ticket(orchestrator: Orchestrator, request: TicketRequest) -> TicketView:
+    """A single-use ticket with which a browser opens one WebSocket."""
+    if request.job_id is not None:
+        await orchestrator.store.job(request.job_id)
+    return TicketView(ticket=orchestrator.gate.issue(request.job_id), expires_in_s=TICKET_S)
+
+
+@router.get("/api/system/status", dependencies=[Depends(require_key)])
+async def status(orchestrator: Orchestrator) -> SystemStatus:
+    """GPUs, CPU, memory, disk, engine and queue, now."""
+    report = await asyncio.to_thread(orchestrator.probe)
+    leases = await orchestrator.store.leases()
+    memory, swap = psutil.virtual_memory(), psutil.swap_memory()
+    disk = await asyncio.to_thread(psutil.disk_usage, str(orchestrator.settings.home))
+    return SystemStatus(
+        version=VERSION,
+        executor=orchestrator.scheduler.executor.name,
+        engine=orchestrator.scheduler.engine,
+        engine_error=orchestrator.scheduler.engine_error,
+        gpus=[
+            GpuView(
+                uuid=gpu.uuid,
+                index=gpu.index,
+                name=gpu.name,
+                memory_total_mb=gpu.memory_total_mb,
+                memory_used_mb=gpu.memory_used_mb,
+                utilization=gpu.utilization,
+                temperature_c=gpu.temperature_c,
+                power_w=gpu.power_w,
+                leased_by=leases.get(gpu.uuid),
+                foreign_processes=foreign(gpu, leases),
+            )
+            for gpu in report.gpus
+        ],
+        gpu_error=report.error,
+        cpus=orchestrator.settings.cpus,
+        cpu_percent=psutil.cpu_percent(),
+        memory_total_mb=memory.total >> 20,
+        memory_used_mb=(memory.total - memory.available) >> 20,
+        swap_total_mb=swap.total >> 20,
+        swap_used_mb=swap.used >> 20,
+        disk_total_mb=disk.total >> 20,
+        disk_free_mb=disk.free >> 20,
+        home=str(orchestrator.settings.home),
+        jobs=await orchestrator.store.count_by_status(),
+        uptime_s=time.monotonic() - orchestrator.started_at,
+    )
+
+
+@router.get("/api/system/models", dependencies=[Depends(require_key)])
+async def models(orchestrator: Orchestrator) -> Inventory:
+    """Models and datasets a job can name, and the SAEs that jobs have trained."""
+    found = await asyncio.to_thread(orchestrator.inventory.models)
+    datasets = await asyncio.to_thread(orchestrator.inventory.datasets)
+    return Inventory(
+        models=[_entry(item) for item in found],
+        datasets=[_entry(item) for item in datasets],
+        saes=[artifact_view(item) for item in await orchestrator.store.saes()],
+    )
+
+
+def _entry(entry: Entry) -> ModelView:
+    return ModelView(
+        name=entry.name,
+        path=str(entry.path),
+        size_bytes=entry.size_bytes,
+        modified_at=entry.modified_at,
+        detail=entry.detail,
+    )

@@ -1,0 +1,140 @@
+"""The composition root: every part is made here and handed to those that need it."""
+
+import asyncio
+import fcntl
+import logging
+import os
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import asynccontextmanager, contextmanager, suppress
+from importlib.metadata import version
+
+import uvicorn
+from fastapi import Depends, FastAPI
+from fastapi.middleware.cors import CORSMiddleware
+
+from orchestrator.api import events, failures, jobs, logs, system
+from orchestrator.api.auth import Gate, api_key, require_key
+from orchestrator.api.body_limit import BodyLimit
+from orchestrator.api.state import State
+from orchestrator.broker import Broker
+from orchestrator.control import Control
+from orchestrator.errors import SettingsError
+from orchestrator.executors.base import Executor
+from orchestrator.executors.process import ProcessExecutor
+from orchestrator.executors.select import select_executor
+from orchestrator.gpus import GpuProbe
+from orchestrator.inventory import Inventory
+from orchestrator.scheduler import Scheduler
+from orchestrator.settings import Settings
+from orchestrator.store import Store
+
+logger = logging.getLogger(__name__)
+
+SHUTDOWN_S = 3
+
+
+def create_app(settings: Settings, *, executor: Executor | None = None) -> FastAPI:
+    """The API with everything behind it. ``executor`` replaces the one the settings choose."""
+
+    @asynccontextmanager
+    async def lifespan(app: FastAPI) -> AsyncIterator[None]:
+        async with _running(settings, executor) as state:
+            app.state.orchestrator = state
+            yield
+
+    app = FastAPI(
+        title="saeforge",
+        version=version("saeforge"),
+        summary="Queue, run and watch sparse-autoencoder training jobs in containers.",
+        lifespan=lifespan,
+    )
+    app.include_router(jobs.router, dependencies=[Depends(require_key)])
+    # These mix HTTP with WebSockets, which let a viewer in by ticket, or are public: each route says which.
+    app.include_router(logs.router)
+    app.include_router(events.router)
+    app.include_router(system.router)
+    failures.install(app)
+    app.add_middleware(BodyLimit, max_bytes=settings.max_body_bytes)
+    app.add_middleware(
+        CORSMiddleware,
+        allow_origins=settings.origins,
+        allow_methods=["GET", "POST", "DELETE"],
+        allow_headers=["Authorization", "X-API-Key", "Idempotency-Key", "Content-Type"],
+    )
+    return app
+
+
+@asynccontextmanager
+async def _running(settings: Settings, given: Executor | None) -> AsyncIterator[State]:
+    for folder in (settings.home, settings.runs, settings.models, settings.datasets):
+        folder.mkdir(parents=True, exist_ok=True)
+    with _sole_owner(settings):
+        store = await Store.open(settings.database)
+        executor = given or await select_executor(settings)
+        others: dict[str, Executor] = {"process": ProcessExecutor(settings.home)}
+        broker, probe = Broker(), GpuProbe()
+        scheduler = Scheduler(
+            store=store, executor=executor, others=others, broker=broker, settings=settings, probe=probe
+        )
+        key = api_key(settings)[0] if settings.auth == "on" else None
+        state = State(
+            settings=settings,
+            store=store,
+            scheduler=scheduler,
+            control=Control(store=store, scheduler=scheduler, broker=broker, settings=settings),
+            inventory=Inventory(settings),
+            broker=broker,
+            gate=Gate(key, settings.origins),
+            probe=probe,
+        )
+        reconciling = asyncio.create_task(scheduler.run(), name="scheduler")
+        reconciling.add_done_callback(_die_with_scheduler)
+        try:
+            yield state
+        finally:
+            broker.close()
+            reconciling.cancel()
+            with suppress(asyncio.CancelledError):
+                await reconciling
+            await executor.close()
+            await store.close()
+
+
+def _die_with_scheduler(task: asyncio.Task[None]) -> None:
+    """An orchestrator that no longer reconciles must not look alive: jobs go on, a restart re-attaches to them."""
+    if not task.cancelled() and (error := task.exception()) is not None:
+        logger.critical("the reconcile loop failed", exc_info=error)
+        os.kill(os.getpid(), 15)
+
+
+@contextmanager
+def _sole_owner(settings: Settings) -> Iterator[None]:
+    """Hold the home for this process alone. Raises: SettingsError."""
+    with (settings.home / "lock").open("w") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as error:
+            raise SettingsError(
+                f"another orchestrator runs on {settings.home}",
+                field="SAEFORGE_HOME",
+                suggestion="stop it, or set SAEFORGE_HOME to another directory",
+            ) from error
+        yield
+
+
+def serve(settings: Settings, *, announce_key: Callable[[str], None]) -> None:
+    """Run the API until SIGINT or SIGTERM; jobs go on without it. A key made just now is announced once."""
+    logging.basicConfig(level=settings.log_level.upper(), format="%(asctime)s %(levelname)-7s %(name)s: %(message)s")
+    if settings.auth == "on":
+        key, new = api_key(settings)
+        if new:
+            announce_key(key)
+    config = uvicorn.Config(
+        create_app(settings),
+        host=settings.host,
+        port=settings.port,
+        log_config=None,
+        access_log=False,
+        timeout_graceful_shutdown=SHUTDOWN_S,
+    )
+    uvicorn.Server(config).run()

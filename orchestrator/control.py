@@ -1,0 +1,208 @@
+"""What a user may ask of a job: submit, cancel, pause, resume, stop, checkpoint, restart, purge."""
+
+import asyncio
+import shutil
+import time
+from collections.abc import Awaitable, Callable
+from datetime import UTC, datetime
+from pathlib import Path
+from uuid import UUID, uuid4
+
+from orchestrator.broker import Broker
+from orchestrator.domain import ACTIVE, TERMINAL, Intent, Job, JobStatus
+from orchestrator.errors import StaleTransition, StateConflict
+from orchestrator.scheduler import Scheduler
+from orchestrator.settings import Settings
+from orchestrator.store import Store
+from worker_image.contract.commands import CheckpointNow, Command, Pause, SetLearningRate, Stop
+from worker_image.contract.jobs import JOB_TYPES
+from worker_image.contract.rundir import RunDir
+
+
+def available_actions(job: Job) -> list[str]:
+    """The actions the job's state and type allow now."""
+    commands = JOB_TYPES[job.type].commands
+    match job.status:
+        case JobStatus.QUEUED:
+            return ["cancel", "pause"]
+        case JobStatus.PAUSED:
+            return ["cancel", "resume", "stop"]
+        case JobStatus.STARTING | JobStatus.RUNNING:
+            return ["cancel", "stop", *sorted(commands - {"stop"})]
+        case JobStatus.PAUSING:
+            return ["cancel", "stop"]
+        case JobStatus.STOPPING:
+            return ["cancel"] if job.intent != "cancel" else []
+        case _:
+            return ["restart", "purge"]
+
+
+class Control:
+    """Turns a request into a durable change of the store, then wakes whoever acts on it.
+
+    Every method answers with the job as it is afterwards and raises ``NotFound`` for an unknown id and
+    ``StateConflict`` when the job's state or type does not allow it.
+    """
+
+    def __init__(self, *, store: Store, scheduler: Scheduler, broker: Broker, settings: Settings) -> None:
+        self._store, self._scheduler, self._broker, self._settings = store, scheduler, broker, settings
+
+    async def submit(self, job: Job, *, idempotency_key: str | None = None, request_digest: str = "") -> Job:
+        job = await self._store.submit(job, idempotency_key=idempotency_key, request_digest=request_digest)
+        self._changed(job)
+        return job
+
+    async def cancel(self, job_id: UUID) -> Job:
+        """Kill it. Wins in every state but the terminal ones; repeating it changes nothing."""
+
+        async def change(job: Job) -> Job:
+            if job.status is JobStatus.CANCELLED or job.intent == "cancel":
+                return job
+            if job.status in (JobStatus.QUEUED, JobStatus.PAUSED):
+                return await self._store.transition(job, JobStatus.CANCELLED, "cancelled by the user", intent="cancel")
+            if job.status in ACTIVE:
+                return await self._store.interrupt(job, "cancel", "cancelled by the user", phase="cancelling")
+            raise _conflict(job, "cancel", "it has ended already")
+
+        return await self._changing(job_id, change)
+
+    async def pause(self, job_id: UUID) -> Job:
+        """Checkpoint, exit and free the GPU; a queued job just leaves the queue."""
+
+        async def change(job: Job) -> Job:
+            if job.status in (JobStatus.PAUSED, JobStatus.PAUSING):
+                return job
+            if job.status is JobStatus.QUEUED:
+                return await self._store.transition(job, JobStatus.PAUSED, "paused by the user", intent="pause")
+            if job.status not in (JobStatus.STARTING, JobStatus.RUNNING):
+                raise _conflict(job, "pause", "only a queued or running job can be paused")
+            if not JOB_TYPES[job.type].resumable:
+                raise _conflict(
+                    job, "pause", f"{job.type} jobs cannot continue where they were; stop or cancel it instead"
+                )
+            return await self._command(
+                job, Pause(id=uuid4(), ts=time.time()), to=JobStatus.PAUSING, intent="pause", phase="pausing"
+            )
+
+        return await self._changing(job_id, change)
+
+    async def resume(self, job_id: UUID) -> Job:
+        """Queue it again; the next attempt continues from the newest checkpoint."""
+
+        async def change(job: Job) -> Job:
+            if job.status is not JobStatus.PAUSED:
+                raise _conflict(job, "resume", "only a paused job can be resumed")
+            return await self._store.transition(job, JobStatus.QUEUED, "resumed by the user", intent="run")
+
+        return await self._changing(job_id, change)
+
+    async def stop(self, job_id: UUID) -> Job:
+        """End it for good, with a final checkpoint if its worker can write one."""
+
+        async def change(job: Job) -> Job:
+            if job.status is JobStatus.STOPPED or (job.status is JobStatus.STOPPING and job.intent == "stop"):
+                return job
+            if job.status in (JobStatus.QUEUED, JobStatus.PAUSED):
+                return await self._store.transition(job, JobStatus.STOPPED, "stopped by the user", intent="stop")
+            if job.status not in ACTIVE or job.intent == "cancel":
+                raise _conflict(job, "stop", "it has ended already, or is about to")
+            if "stop" not in JOB_TYPES[job.type].commands:
+                return await self._store.interrupt(job, "stop", "stopped by the user", phase="stopping")
+            return await self._command(
+                job, Stop(id=uuid4(), ts=time.time()), to=JobStatus.STOPPING, intent="stop", phase="stopping"
+            )
+
+        return await self._changing(job_id, change)
+
+    async def checkpoint(self, job_id: UUID) -> Job:
+        """Write a checkpoint now and go on."""
+        return await self._tell(job_id, CheckpointNow(id=uuid4(), ts=time.time()))
+
+    async def set_learning_rate(self, job_id: UUID, lr: float) -> Job:
+        """Replace the peak learning rate of a running job."""
+        return await self._tell(job_id, SetLearningRate(id=uuid4(), ts=time.time(), lr=lr))
+
+    async def restart(self, job_id: UUID, *, fresh: bool) -> Job:
+        """A new job with the same parameters: an ended one never changes.
+
+        Unless ``fresh``, it continues from the newest checkpoint of a job that did not complete.
+        """
+        old = await self._store.job(job_id)
+        if old.status not in TERMINAL:
+            raise _conflict(old, "restart", "it has not ended; stop or cancel it first, or resume it if it is paused")
+        resume_from = None
+        if not fresh and old.status is not JobStatus.COMPLETED and JOB_TYPES[old.type].resumable:
+            resume_from = await self._newest_checkpoint(job_id)
+        job = Job(
+            id=uuid4(),
+            name=old.name,
+            params=old.params,
+            resources=old.resources,
+            status=JobStatus.QUEUED,
+            created_at=datetime.now(UTC),
+            owner=old.owner,
+            priority=old.priority,
+            tags=old.tags,
+            inputs=old.inputs,
+            restarted_from=old.id,
+            resume_from=resume_from,
+        )
+        return await self.submit(job)
+
+    async def purge(self, job_id: UUID) -> None:
+        """Delete an ended job with its log, checkpoints and artifacts."""
+        await self._store.check_purgeable(job_id)
+        await asyncio.to_thread(_delete, self._settings.runs / str(job_id))
+        await self._store.purge(job_id)
+        self._broker.ring()
+
+    async def _newest_checkpoint(self, job_id: UUID) -> str | None:
+        for found in await self._store.checkpoints(job_id):
+            path = RunDir.of(self._settings.home, job_id, found.attempt).checkpoints / found.name
+            if await asyncio.to_thread(path.is_dir):
+                return str(path)
+        return (await self._store.job(job_id)).resume_from
+
+    async def _tell(self, job_id: UUID, command: Command) -> Job:
+        async def change(job: Job) -> Job:
+            if command.type not in JOB_TYPES[job.type].commands:
+                raise _conflict(job, command.type, f"{job.type} jobs do not take this command")
+            if job.status not in (JobStatus.STARTING, JobStatus.RUNNING):
+                raise _conflict(job, command.type, "only a running job can do that")
+            return await self._command(job, command, to=None, intent=None, phase="")
+
+        return await self._changing(job_id, change)
+
+    async def _command(
+        self, job: Job, command: Command, *, to: JobStatus | None, intent: Intent | None, phase: str
+    ) -> Job:
+        return await self._store.request(
+            job, command, to=to, reason=f"{command.type} asked for by the user", intent=intent, phase=phase
+        )
+
+    async def _changing(self, job_id: UUID, change: Callable[[Job], Awaitable[Job]]) -> Job:
+        """Read, decide, compare-and-set; once more from the start whenever the job moved in between."""
+        while True:
+            job = await self._store.job(job_id)
+            try:
+                changed = await change(job)
+            except StaleTransition:
+                continue
+            self._changed(changed)
+            return changed
+
+    def _changed(self, job: Job) -> None:
+        self._scheduler.nudge(job.id)
+        self._broker.ring()
+
+
+def _conflict(job: Job, action: str, why: str) -> StateConflict:
+    return StateConflict(
+        f"cannot {action.replace('_', ' ')} a job that is {job.status}: {why}",
+        suggestion=f"possible now: {', '.join(available_actions(job)) or 'nothing, it is being cancelled'}",
+    )
+
+
+def _delete(folder: Path) -> None:
+    if folder.is_dir():
+        shutil.rmtree(folder)

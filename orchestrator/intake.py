@@ -1,0 +1,109 @@
+"""From what a user sent to a job that can run: parameters parsed, references resolved, impossible ones refused."""
+
+import asyncio
+import difflib
+import re
+from datetime import UTC, datetime
+from typing import Any
+from uuid import uuid4
+
+from pydantic import ValidationError
+
+from orchestrator.domain import Job, JobStatus, Params
+from orchestrator.errors import InvalidInput
+from orchestrator.inventory import Inventory, layer_count
+from orchestrator.views import JobSubmission
+from worker_image.contract.jobs import JOB_TYPES, TrainSaeParams, job_params
+
+_NAMED_FIELD = re.compile(r"^(?:Value error, )?(\w+): ")
+_LAYER = re.compile(r"^layers\.(\d+)$")
+
+
+async def admit(submission: JobSubmission, inventory: Inventory) -> Job:
+    """Make the job.
+
+    Raises:
+        InvalidInput: naming the field at fault and what to do.
+    """
+    params = parse_params(submission.type, submission.params)
+    inputs = await asyncio.to_thread(_resolve, params, inventory)
+    job_id = uuid4()
+    return Job(
+        id=job_id,
+        name=submission.name or f"{params.type.replace('_', '-')}-{str(job_id)[:8]}",
+        params=params,
+        resources=submission.resources,
+        status=JobStatus.QUEUED,
+        created_at=datetime.now(UTC),
+        owner=submission.owner,
+        priority=submission.priority,
+        tags=tuple(dict.fromkeys(submission.tags)),
+        inputs=inputs,
+    )
+
+
+def job_type_name(name: str) -> str:
+    """The job type meant by ``name``, in kebab or snake case.
+
+    Raises:
+        InvalidInput: there is no such job type.
+    """
+    snake = name.replace("-", "_")
+    if snake not in JOB_TYPES:
+        raise InvalidInput(
+            f"type: there is no job type {name!r}", field="type", suggestion=f"one of: {', '.join(sorted(JOB_TYPES))}"
+        )
+    return snake
+
+
+def parse_params(type_name: str, params: dict[str, Any]) -> Params:
+    """Raises: InvalidInput."""
+    name = job_type_name(type_name)
+    if params.get("type", name) != name:
+        raise InvalidInput(
+            f"params.type: {params['type']!r} contradicts the type {name!r}",
+            field="params.type",
+            suggestion="leave it out",
+        )
+    try:
+        return job_params.validate_python({**params, "type": name})
+    except ValidationError as error:
+        raise _invalid(error, name) from error
+
+
+def _invalid(error: ValidationError, type_name: str) -> InvalidInput:
+    first = error.errors(include_url=False)[0]
+    # The first part of the location is the union's tag.
+    path = [str(part) for part in first["loc"][1:]]
+    message = str(first["msg"])
+    if not path and (named := _NAMED_FIELD.match(message)):
+        path, message = [named[1]], message[named.end() :]
+    field = ".".join(["params", *path])
+    fields = JOB_TYPES[type_name].model_fields
+    if first["type"] == "extra_forbidden":
+        close = difflib.get_close_matches(path[0], fields, n=1)
+        suggestion = f"did you mean {close[0]!r}?" if close else f"{type_name} takes: {', '.join(fields)}"
+        return InvalidInput(f"{field}: there is no such parameter", field=field, suggestion=suggestion)
+    known = fields.get(path[0]) if path else None
+    return InvalidInput(f"{field}: {message}", field=field, suggestion=known.description if known else None)
+
+
+def _resolve(params: Params, inventory: Inventory) -> dict[str, str]:
+    inputs = {
+        field: inventory.resolve(kind, f"params.{field}", getattr(params, field), network=params.network)
+        for field, kind in params.references().items()
+    }
+    if isinstance(params, TrainSaeParams):
+        _check_hookpoint(params, inputs["model"])
+    return inputs
+
+
+def _check_hookpoint(params: TrainSaeParams, model: str) -> None:
+    """Refuse a block the model does not have at once, where its configuration tells; the worker checks the rest."""
+    asked, layers = _LAYER.match(params.hookpoint), layer_count(model)
+    if asked and layers is not None and int(asked[1]) >= layers:
+        raise InvalidInput(
+            f"params.hookpoint: {params.model!r} has no {params.hookpoint!r}",
+            field="params.hookpoint",
+            suggestion=f"it has layers.0 to layers.{layers - 1}",
+        )

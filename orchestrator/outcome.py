@@ -1,0 +1,112 @@
+"""Why an attempt ended, what that makes of its job, and what to tell the user: one table of facts to outcomes."""
+
+from dataclasses import dataclass
+
+from orchestrator.domain import EndReason, Intent, JobFailure
+from worker_image.contract.events import Finished
+from worker_image.contract.launch import CLAIMED_EXIT_CODE
+
+SIGKILL_EXIT_CODE = 137
+
+
+@dataclass(frozen=True, slots=True)
+class Facts:
+    """What is known once an attempt no longer runs."""
+
+    intent: Intent
+    """What the user had asked for."""
+    exit_code: int | None
+    """Empty when nobody saw it end."""
+    oom_killed: bool = False
+    engine_error: str | None = None
+    """The engine's words, when it could not start the program."""
+    finished: Finished | None = None
+    """The worker's last word."""
+    timed_out: bool = False
+    memory_mb: int | None = None
+    """Its memory limit."""
+    log_tail: str = ""
+    """The last lines of its log."""
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    reason: EndReason
+    failure: JobFailure | None = None
+    """Set when the job failed."""
+
+
+def outcome(facts: Facts) -> Outcome:
+    """Read the facts in order of what outweighs what: the user's cancel, the worker's word, the engine's, the code."""
+    if facts.intent == "cancel":
+        return Outcome(EndReason.CANCELLED)
+    if facts.timed_out and (facts.finished is None or facts.finished.outcome != "completed"):
+        return _failed(
+            EndReason.TIMEOUT, "ran longer than resources.timeout_s", "resources.timeout_s", "raise it, or ask for less"
+        )
+    if facts.finished is not None and facts.finished.outcome != "failed":
+        return Outcome(_asked_for(facts.finished.outcome, facts.intent))
+    if facts.finished is not None and facts.finished.failure is not None:
+        failure = JobFailure.reported(facts.finished.failure)
+        return Outcome(failure.reason, failure)
+    if facts.oom_killed:
+        return _failed(EndReason.HOST_OOM, *_host_oom(facts))
+    if facts.engine_error:
+        return _failed(
+            EndReason.LAUNCH_FAILED, facts.engine_error, None, "check the image and the command, then restart the job"
+        )
+    return _by_exit_code(facts)
+
+
+def _asked_for(reported: str, intent: Intent) -> EndReason:
+    """Either way a checkpoint was written, so the user's newest wish decides what the attempt's end means."""
+    if reported == "stopped" and intent == "pause":
+        return EndReason.PAUSED
+    if reported == "paused" and intent == "stop":
+        return EndReason.STOPPED
+    return EndReason(reported)
+
+
+def _by_exit_code(facts: Facts) -> Outcome:
+    if facts.exit_code is None:
+        return _failed(
+            EndReason.LOST,
+            "the attempt is gone and nobody saw it end: it was removed from outside, or the machine went down",
+            None,
+            "restart the job: it continues from its newest checkpoint",
+        )
+    if facts.intent == "stop":
+        return Outcome(EndReason.STOPPED)
+    if facts.exit_code == 0:
+        return Outcome(EndReason.COMPLETED)
+    if facts.exit_code == CLAIMED_EXIT_CODE:
+        return _failed(
+            EndReason.ALREADY_CLAIMED,
+            "the run directory was claimed by an earlier process of the same attempt",
+            None,
+            "restart the job",
+        )
+    if facts.exit_code == SIGKILL_EXIT_CODE:
+        return _failed(
+            EndReason.KILLED,
+            "killed by a signal from outside (exit code 137)",
+            None,
+            "if the machine ran out of memory, lower resources.memory_mb or batch_size; then restart the job",
+        )
+    message = f"exited with code {facts.exit_code}"
+    if facts.log_tail:
+        message += f"; its last lines: {facts.log_tail}"
+    return _failed(EndReason.EXIT_CODE, message, None, "the log has the whole story")
+
+
+def _host_oom(facts: Facts) -> tuple[str, str, str]:
+    limit = f" of {facts.memory_mb} MiB" if facts.memory_mb else ""
+    return (
+        f"the kernel ended it for want of memory{limit}",
+        "resources.memory_mb",
+        "raise resources.memory_mb, or lower buffer_tokens, batch_size or expansion_factor",
+    )
+
+
+def _failed(reason: EndReason, message: str, field: str | None, suggestion: str) -> Outcome:
+    return Outcome(reason, JobFailure(reason, message, field, suggestion))

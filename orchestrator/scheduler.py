@@ -1,0 +1,178 @@
+"""The reconcile loop: brings what runs in line with what is wanted."""
+
+import asyncio
+import logging
+import time
+from collections.abc import Callable, Mapping
+from contextlib import suppress
+from uuid import UUID
+
+from orchestrator.broker import Broker
+from orchestrator.domain import Attempt, Job, Wait
+from orchestrator.errors import EngineUnavailable, NotFound, StateConflict
+from orchestrator.executors.base import Executor
+from orchestrator.gpus import GpuReport, foreign
+from orchestrator.planner import Held, Machine, plan
+from orchestrator.settings import Settings
+from orchestrator.store import Store
+from orchestrator.supervisor import Supervisor
+
+logger = logging.getLogger(__name__)
+
+BUSY_TICK_S = 1.0
+IDLE_TICK_S = 10.0
+SWEEP_S = 60.0
+
+
+class Scheduler:
+    """Starts queued jobs when there is room, and keeps one supervisor per live attempt."""
+
+    def __init__(
+        self,
+        *,
+        store: Store,
+        executor: Executor,
+        others: Mapping[str, Executor],
+        broker: Broker,
+        settings: Settings,
+        probe: Callable[[], GpuReport],
+    ) -> None:
+        """``executor`` takes new attempts; ``others`` look after attempts begun under an earlier setting."""
+        self.executor = executor
+        self.waits: Mapping[UUID, Wait] = {}
+        """Why each queued job waits, as of the last tick."""
+        self.engine: str | None = None
+        """What the engine calls itself; None when it does not answer."""
+        self.engine_error: str | None = None
+        self._executors = {**others, executor.name: executor}
+        self._store, self._broker, self._settings, self._probe = store, broker, settings, probe
+        self._wake = asyncio.Event()
+        self._supervisors: dict[tuple[UUID, int], Supervisor] = {}
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._next_sweep = 0.0
+
+    def wake(self) -> None:
+        """Something changed: plan again now."""
+        self._wake.set()
+
+    def nudge(self, job_id: UUID) -> None:
+        """The user wants something else of this job: act on it now."""
+        for (supervised, _), supervisor in self._supervisors.items():
+            if supervised == job_id:
+                supervisor.nudge()
+        self.wake()
+
+    async def run(self) -> None:
+        """Re-attach to what runs, then reconcile for ever. Cancelling it leaves the attempts running."""
+        try:
+            for attempt in await self._store.live_attempts():
+                await self._supervise(attempt)
+            while True:
+                await self.tick()
+                seconds = BUSY_TICK_S if self.waits else IDLE_TICK_S
+                with suppress(TimeoutError):
+                    await asyncio.wait_for(self._wake.wait(), seconds)
+                self._wake.clear()
+        finally:
+            for task in self._tasks:
+                task.cancel()
+            await asyncio.gather(*self._tasks, return_exceptions=True)
+
+    async def tick(self) -> None:
+        """Plan once and start what may start."""
+        await self._look_at_engine()
+        if time.monotonic() >= self._next_sweep and self.engine is not None:
+            self._next_sweep = time.monotonic() + SWEEP_S
+            await self._sweep()
+        queue = await self._store.queue()
+        if not queue:
+            self.waits = {}
+            return
+        machine, held = await self._machine(), await self._held()
+        decided = plan(queue, held, machine, engine_error=self.engine_error)
+        for start in decided.starts:
+            # A job cancelled since the queue was read has simply left it.
+            with suppress(StateConflict):
+                attempt = await self._store.begin_attempt(
+                    start.job, executor=self.executor.name, gpus=start.gpus, cpus=start.cpus
+                )
+                await self._supervise(attempt)
+        if decided.starts or decided.waits.keys() != self.waits.keys():
+            self._broker.ring()
+        self.waits = decided.waits
+
+    async def _machine(self) -> Machine:
+        report = await asyncio.to_thread(self._probe)
+        leased = await self._store.leases()
+        blocked = {gpu.uuid: count for gpu in report.gpus if (count := foreign(gpu, leased)) > 0}
+        return Machine(cpus=self._settings.cpus, gpus=report.gpus, blocked=blocked)
+
+    async def _held(self) -> list[Held]:
+        held: list[Held] = []
+        for supervisor in list(self._supervisors.values()):
+            attempt = supervisor.attempt
+            eta_s = None
+            with suppress(NotFound):
+                eta_s = _eta_s(await self._store.job(attempt.job_id))
+            held.append(Held(attempt.job_id, attempt.cpus, attempt.gpus, eta_s))
+        return held
+
+    async def _supervise(self, attempt: Attempt) -> None:
+        executor = self._executors.get(attempt.executor)
+        if executor is None:
+            logger.error("%s runs on %r, which is not set up; leaving it alone", attempt.name, attempt.executor)
+            return
+        supervisor = Supervisor(
+            await self._store.job(attempt.job_id),
+            attempt,
+            store=self._store,
+            executor=executor,
+            broker=self._broker,
+            settings=self._settings,
+        )
+        self._supervisors[attempt.job_id, attempt.number] = supervisor
+        task = asyncio.create_task(supervisor.run(), name=attempt.name)
+        self._tasks.add(task)
+        task.add_done_callback(lambda done: self._supervised(attempt, done))
+
+    def _supervised(self, attempt: Attempt, task: asyncio.Task[None]) -> None:
+        """An attempt is settled, or its supervisor failed: then another one takes over from the beginning."""
+        self._tasks.discard(task)
+        self._supervisors.pop((attempt.job_id, attempt.number), None)
+        if not task.cancelled() and (error := task.exception()) is not None:
+            logger.error("the supervisor of %s failed; starting another", attempt.name, exc_info=error)
+            again = asyncio.create_task(self._supervise_again(attempt), name=f"{attempt.name}-again")
+            self._tasks.add(again)
+            again.add_done_callback(self._tasks.discard)
+        self.wake()
+
+    async def _supervise_again(self, attempt: Attempt) -> None:
+        await asyncio.sleep(BUSY_TICK_S)
+        await self._supervise(await self._store.attempt(attempt.job_id, attempt.number))
+
+    async def _look_at_engine(self) -> None:
+        try:
+            self.engine, self.engine_error = await self.executor.check(), None
+        except EngineUnavailable as error:
+            if self.engine is not None:
+                logger.warning("%s", error)
+            self.engine, self.engine_error = None, error.message
+
+    async def _sweep(self) -> None:
+        """Remove what ended attempts left behind because the orchestrator or the engine went away in between."""
+        with suppress(EngineUnavailable):
+            for owned in await self.executor.list_owned():
+                if (owned.job_id, owned.attempt) in self._supervisors:
+                    continue
+                try:
+                    attempt = await self._store.attempt(owned.job_id, owned.attempt)
+                except NotFound:
+                    logger.warning("%s belongs to no known job; leaving it alone", owned.handle)
+                    continue
+                if attempt.ended_at is not None:
+                    await self._supervise(attempt)
+
+
+def _eta_s(job: Job) -> float | None:
+    eta_s = (job.progress or {}).get("eta_s")
+    return float(eta_s) if isinstance(eta_s, int | float) else None

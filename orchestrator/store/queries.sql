@@ -1,0 +1,153 @@
+-- Every statement the store runs, by name.
+
+-- name: insert_job
+INSERT INTO jobs (id, type, name, owner, priority, params, inputs, resources, status, created_at, restarted_from, resume_from)
+VALUES (:id, :type, :name, :owner, :priority, :params, :inputs, :resources, 'queued', :created_at, :restarted_from, :resume_from)
+
+-- name: insert_tag
+INSERT OR IGNORE INTO job_tags (job_id, tag, place) VALUES (:job_id, :tag, :place)
+
+-- name: insert_submission
+INSERT INTO submissions (idempotency_key, request_digest, job_id) VALUES (:key, :digest, :job_id)
+
+-- name: submission
+SELECT request_digest, job_id FROM submissions WHERE idempotency_key = :key
+
+-- name: job
+SELECT jobs.*, (SELECT json_group_array(tag) FROM (SELECT tag FROM job_tags WHERE job_id = jobs.id ORDER BY place)) AS tags
+FROM jobs WHERE id = :id
+
+-- name: jobs
+-- The filter clause is put together by the store from the fixed clauses below it.
+SELECT jobs.*, (SELECT json_group_array(tag) FROM (SELECT tag FROM job_tags WHERE job_id = jobs.id ORDER BY place)) AS tags
+FROM jobs WHERE {where} ORDER BY created_at DESC, id DESC LIMIT :limit OFFSET :offset
+
+-- name: count_jobs
+SELECT count(*) AS n FROM jobs WHERE {where}
+
+-- name: queue
+SELECT jobs.*, (SELECT json_group_array(tag) FROM (SELECT tag FROM job_tags WHERE job_id = jobs.id ORDER BY place)) AS tags
+FROM jobs WHERE status = 'queued' ORDER BY priority DESC, created_at, id
+
+-- name: active_jobs
+SELECT jobs.*, (SELECT json_group_array(tag) FROM (SELECT tag FROM job_tags WHERE job_id = jobs.id ORDER BY place)) AS tags
+FROM jobs WHERE status IN ('starting', 'running', 'pausing', 'stopping') ORDER BY created_at, id
+
+-- name: count_by_status
+SELECT status, count(*) AS n FROM jobs GROUP BY status
+
+-- name: set_status
+UPDATE jobs SET status = :to, intent = :intent, phase = :phase,
+    started_at = coalesce(started_at, CASE WHEN :to = 'running' THEN :now END),
+    completed_at = CASE WHEN :terminal THEN :now END,
+    failure = coalesce(:failure, failure),
+    resume_from = coalesce(:resume_from, resume_from)
+WHERE id = :id AND status = :expected
+
+-- name: set_intent
+UPDATE jobs SET intent = :intent, phase = :phase WHERE id = :id AND status = 'stopping'
+
+-- name: set_phase
+UPDATE jobs SET phase = :phase WHERE id = :id AND status IN ('starting', 'running', 'pausing', 'stopping')
+
+-- name: count_attempt
+UPDATE jobs SET attempts = attempts + 1 WHERE id = :id RETURNING attempts
+
+-- name: insert_attempt
+INSERT INTO attempts (job_id, number, executor, gpus, cpus, resume_from, created_at)
+VALUES (:job_id, :number, :executor, :gpus, :cpus, :resume_from, :now)
+
+-- name: insert_lease
+INSERT INTO leases (gpu, job_id, attempt) VALUES (:gpu, :job_id, :attempt)
+
+-- name: leases
+SELECT gpu, job_id, attempt FROM leases
+
+-- name: free_leases
+DELETE FROM leases WHERE job_id = :job_id AND attempt = :attempt
+
+-- name: attempt
+SELECT * FROM attempts WHERE job_id = :job_id AND number = :number
+
+-- name: attempts
+SELECT * FROM attempts WHERE job_id = :job_id ORDER BY number
+
+-- name: live_attempts
+SELECT * FROM attempts WHERE ended_at IS NULL
+    OR EXISTS (SELECT 1 FROM leases WHERE leases.job_id = attempts.job_id AND leases.attempt = attempts.number)
+ORDER BY created_at
+
+-- name: attach
+UPDATE attempts SET handle = :handle, started_at = coalesce(started_at, :now) WHERE job_id = :job_id AND number = :number
+
+-- name: end_attempt
+UPDATE attempts SET ended_at = :now, exit_code = :exit_code, end_reason = :end_reason, detail = :detail
+WHERE job_id = :job_id AND number = :number AND ended_at IS NULL
+
+-- name: advance
+UPDATE attempts SET events_offset = :offset WHERE job_id = :job_id AND number = :number AND events_offset <= :offset
+
+-- name: insert_event
+INSERT INTO events (job_id, attempt, seq, ts, type, data) VALUES (:job_id, :attempt, :seq, :ts, :type, :data)
+ON CONFLICT (job_id, attempt, seq) DO NOTHING RETURNING id
+
+-- name: events
+SELECT * FROM events WHERE id > :after ORDER BY id LIMIT :limit
+
+-- name: job_events
+SELECT * FROM events WHERE job_id = :job_id AND id > :after ORDER BY id LIMIT :limit
+
+-- name: last_finished
+SELECT data, ts, seq FROM events WHERE job_id = :job_id AND attempt = :attempt AND type = 'finished' ORDER BY id DESC LIMIT 1
+
+-- name: put_metrics
+INSERT OR REPLACE INTO metrics (job_id, step, ts, vals) VALUES (:job_id, :step, :ts, :vals)
+
+-- name: count_metrics
+SELECT count(*) AS n FROM metrics WHERE job_id = :job_id AND step BETWEEN :start AND :end AND step % :interval = 0
+
+-- name: metrics
+SELECT step, ts, vals FROM metrics WHERE job_id = :job_id AND step BETWEEN :start AND :end AND step % :interval = 0 ORDER BY step
+
+-- name: latest
+UPDATE jobs SET progress = coalesce(:progress, progress), metrics = coalesce(:metrics, metrics),
+    results = coalesce(:results, results), phase = coalesce(:phase, phase) WHERE id = :id
+
+-- name: put_checkpoint
+INSERT OR REPLACE INTO checkpoints (job_id, attempt, name, step, loss, size_bytes, digest, reason, created_at)
+VALUES (:job_id, :attempt, :name, :step, :loss, :size_bytes, :digest, :reason, :ts)
+
+-- name: delete_checkpoint
+DELETE FROM checkpoints WHERE job_id = :job_id AND attempt = :attempt AND name = :name
+
+-- name: checkpoints
+SELECT * FROM checkpoints WHERE job_id = :job_id ORDER BY attempt DESC, step DESC
+
+-- name: put_artifact
+INSERT OR REPLACE INTO artifacts (job_id, attempt, path, kind, size_bytes, digest, created_at)
+VALUES (:job_id, :attempt, :path, :kind, :size_bytes, :digest, :ts)
+
+-- name: artifacts
+SELECT * FROM artifacts WHERE job_id = :job_id ORDER BY attempt DESC, path
+
+-- name: saes
+SELECT * FROM artifacts WHERE kind = 'sae' ORDER BY created_at DESC LIMIT 1000
+
+-- name: insert_command
+INSERT INTO commands (id, job_id, attempt, body, requested_at) VALUES (:id, :job_id, :attempt, :body, :ts)
+
+-- name: commands
+SELECT * FROM commands WHERE job_id = :job_id ORDER BY requested_at, id
+
+-- name: settle_command
+UPDATE commands SET status = :status, settled_at = :ts, detail = :detail WHERE id = :id AND status = 'requested'
+
+-- name: expire_commands
+UPDATE commands SET status = 'expired', settled_at = :now, detail = 'the attempt ended first'
+WHERE job_id = :job_id AND attempt = :attempt AND status = 'requested'
+
+-- name: continued_by
+SELECT id FROM jobs WHERE restarted_from = :id AND status NOT IN ('completed', 'stopped', 'failed', 'cancelled') LIMIT 1
+
+-- name: purge
+DELETE FROM jobs WHERE id = :id

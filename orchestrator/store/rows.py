@@ -1,0 +1,113 @@
+"""Rows to domain objects."""
+
+import json
+import sqlite3
+from datetime import UTC, datetime
+from typing import Any
+from uuid import UUID
+
+from orchestrator.domain import Artifact, Attempt, Checkpoint, EndReason, Job, JobFailure, JobStatus, Resources
+from worker_image.contract.jobs import job_params
+
+
+def moment(seconds: float) -> datetime:
+    return datetime.fromtimestamp(seconds, UTC)
+
+
+def moment_or_none(seconds: float | None) -> datetime | None:
+    return None if seconds is None else moment(seconds)
+
+
+def _json(text: str | None) -> Any:
+    return None if text is None else json.loads(text)
+
+
+def failure_json(failure: JobFailure | None) -> str | None:
+    if failure is None:
+        return None
+    return json.dumps(
+        {
+            "reason": failure.reason,
+            "message": failure.message,
+            "field": failure.field,
+            "suggestion": failure.suggestion,
+        }
+    )
+
+
+def _failure(text: str | None) -> JobFailure | None:
+    if text is None:
+        return None
+    fields = json.loads(text)
+    return JobFailure(EndReason(fields["reason"]), fields["message"], fields["field"], fields["suggestion"])
+
+
+def job(row: sqlite3.Row) -> Job:
+    return Job(
+        id=UUID(row["id"]),
+        name=row["name"],
+        params=job_params.validate_json(row["params"]),
+        resources=Resources.model_validate_json(row["resources"]),
+        status=JobStatus(row["status"]),
+        created_at=moment(row["created_at"]),
+        owner=row["owner"],
+        priority=row["priority"],
+        tags=tuple(json.loads(row["tags"])),
+        intent=row["intent"],
+        phase=row["phase"],
+        started_at=moment_or_none(row["started_at"]),
+        completed_at=moment_or_none(row["completed_at"]),
+        failure=_failure(row["failure"]),
+        restarted_from=UUID(row["restarted_from"]) if row["restarted_from"] else None,
+        resume_from=row["resume_from"],
+        attempts=row["attempts"],
+        inputs=_json(row["inputs"]),
+        progress=_json(row["progress"]),
+        metrics=_json(row["metrics"]),
+        results=_json(row["results"]),
+    )
+
+
+def attempt(row: sqlite3.Row) -> Attempt:
+    return Attempt(
+        job_id=UUID(row["job_id"]),
+        number=row["number"],
+        executor=row["executor"],
+        handle=row["handle"],
+        gpus=tuple(json.loads(row["gpus"])),
+        cpus=row["cpus"],
+        resume_from=row["resume_from"],
+        created_at=moment(row["created_at"]),
+        started_at=moment_or_none(row["started_at"]),
+        ended_at=moment_or_none(row["ended_at"]),
+        exit_code=row["exit_code"],
+        end_reason=EndReason(row["end_reason"]) if row["end_reason"] else None,
+        detail=row["detail"],
+        events_offset=row["events_offset"],
+    )
+
+
+def checkpoint(row: sqlite3.Row) -> Checkpoint:
+    return Checkpoint(
+        job_id=UUID(row["job_id"]),
+        attempt=row["attempt"],
+        name=row["name"],
+        step=row["step"],
+        loss=row["loss"],
+        size_bytes=row["size_bytes"],
+        digest=row["digest"],
+        reason=row["reason"],
+        created_at=moment(row["created_at"]),
+    )
+
+
+def artifact(row: sqlite3.Row) -> Artifact:
+    return Artifact(
+        job_id=UUID(row["job_id"]),
+        attempt=row["attempt"],
+        path=row["path"],
+        kind=row["kind"],
+        size_bytes=row["size_bytes"],
+        digest=row["digest"],
+        created_at=moment(row["created_at"]),
+    )

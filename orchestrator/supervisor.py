@@ -1,0 +1,332 @@
+"""One attempt, from launch to settled.
+
+Every step can be repeated: a supervisor that takes over after a crash starts at the same beginning, finds what its
+predecessor did (the intent row, the container's name, the offsets) and goes on from there.
+"""
+
+import asyncio
+import logging
+import time
+from collections.abc import Coroutine
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+from pydantic import ValidationError
+
+from orchestrator.broker import Broker
+from orchestrator.domain import STATUS_OF, Attempt, EndReason, Job, JobFailure, JobStatus
+from orchestrator.errors import EngineUnavailable, ImageMissing, LaunchFailed, StateConflict
+from orchestrator.executors.base import Executor, LaunchSpec, Observation, RunState
+from orchestrator.outcome import Facts, Outcome, outcome
+from orchestrator.settings import Settings
+from orchestrator.store import Ended, Store
+from orchestrator.tail import read_last_lines, read_lines
+from worker_image.contract.commands import command
+from worker_image.contract.events import Event, event
+from worker_image.contract.jobs import JOB_TYPES, ContainerParams
+from worker_image.contract.rundir import RunDir, RunSpec
+
+logger = logging.getLogger(__name__)
+
+INGEST_BYTES = 1 << 20
+LOG_TAIL_LINES = 5
+LOG_TAIL_BYTES = 2000
+ENGINE_RETRY_S = 2.0
+TERM_GRACE_S = 10.0
+
+
+def run_spec(job: Job, attempt: Attempt) -> RunSpec:
+    """What the worker is given."""
+    return RunSpec(
+        job_id=job.id,
+        attempt=attempt.number,
+        name=job.name,
+        params=job.params,
+        inputs=job.inputs or {},
+        resume_from=attempt.resume_from,
+        cpus=attempt.cpus,
+    )
+
+
+def launch_spec(job: Job, attempt: Attempt, settings: Settings) -> LaunchSpec:
+    """What the executor is given."""
+    run_dir = RunDir.of(settings.home, job.id, attempt.number)
+    params = job.params
+    generic = isinstance(params, ContainerParams)
+    inputs = [Path(value) for value in (job.inputs or {}).values() if value.startswith("/")]
+    if attempt.resume_from is not None:
+        inputs.append(Path(attempt.resume_from))
+    return LaunchSpec(
+        job_id=job.id,
+        attempt=attempt.number,
+        name=attempt.name,
+        image=params.image if isinstance(params, ContainerParams) else settings.worker_image,
+        argv=params.argv(str(run_dir.path)),
+        run_dir=run_dir.path,
+        read_only=tuple(inputs),
+        env=tuple(sorted(params.env.items())) if isinstance(params, ContainerParams) else (),
+        gpus=attempt.gpus,
+        cpus=attempt.cpus,
+        memory_mb=job.resources.memory_mb,
+        shm_mb=job.resources.shm_mb,
+        pids=job.resources.pids,
+        network=params.network,
+        builtin=not generic,
+    )
+
+
+class Supervisor:
+    """Looks after one attempt. ``run`` returns when it is settled and its leases are free."""
+
+    def __init__(
+        self, job: Job, attempt: Attempt, *, store: Store, executor: Executor, broker: Broker, settings: Settings
+    ) -> None:
+        self.attempt = attempt
+        self._job_id = job.id
+        self._spec = launch_spec(job, attempt, settings)
+        self._run_spec = run_spec(job, attempt)
+        self._run_dir = RunDir(self._spec.run_dir)
+        self._commands = JOB_TYPES[job.type].commands
+        self._timeout_s = job.resources.timeout_s
+        self._started_at = attempt.started_at.timestamp() if attempt.started_at else None
+        self._store, self._executor, self._broker, self._settings = store, executor, broker, settings
+        self._offset = attempt.events_offset
+        self._delivered: set[str] | None = None
+        self._nudged = asyncio.Event()
+        self._ending: asyncio.Task[None] | None = None
+        self._timed_out = False
+
+    def nudge(self) -> None:
+        """Look again now: the user asked for something."""
+        self._nudged.set()
+
+    async def run(self) -> None:
+        handle = self.attempt.handle
+        try:
+            if self.attempt.ended_at is None:
+                try:
+                    handle = handle or await self._launch()
+                    seen = await self._watch(handle) if handle else None
+                    await self._settle(await self._outcome(seen), seen)
+                except (ImageMissing, LaunchFailed) as error:
+                    await self._settle(_launch_outcome(error, await self._store.job(self._job_id)), None)
+                    handle = await self._find()
+            else:
+                handle = handle or await self._find()
+            if handle:
+                await self._insist(self._executor.remove, handle)
+            await self._store.free(self.attempt)
+        finally:
+            if self._ending is not None:
+                self._ending.cancel()
+
+    # --- launch
+
+    async def _launch(self) -> str | None:
+        """Start the attempt, or find it started. None when the user cancelled before anything was."""
+        await asyncio.to_thread(self._run_dir.create, self._run_spec)
+        while True:
+            job = await self._store.job(self._job_id)
+            if job.intent == "cancel":
+                return await self._find()
+            try:
+                if not await self._unless_cancelled(self._executor.prepare(self._spec.image)):
+                    continue
+                handle = await self._executor.launch(self._spec)
+            except EngineUnavailable as error:
+                await self._engine_lost(error)
+                continue
+            await self._store.attach(self.attempt, handle)
+            self._started_at = time.time()
+            await self._now_running()
+            return handle
+
+    async def _now_running(self) -> None:
+        job = await self._store.job(self._job_id)
+        if job.status is JobStatus.STARTING:
+            # A pause or stop that came in between is the newer wish and stands.
+            with suppress(StateConflict):
+                await self._store.transition(job, JobStatus.RUNNING, "its container runs", phase="running")
+        self._broker.ring()
+
+    async def _unless_cancelled(self, work: Coroutine[Any, Any, None]) -> bool:
+        """Await ``work``; give up and return False as soon as the user cancels the job."""
+        task = asyncio.ensure_future(work)
+        try:
+            while not task.done():
+                nudge = asyncio.ensure_future(self._nudged.wait())
+                await asyncio.wait({task, nudge}, return_when=asyncio.FIRST_COMPLETED)
+                nudge.cancel()
+                if self._nudged.is_set():
+                    self._nudged.clear()
+                    if (await self._store.job(self._job_id)).intent == "cancel":
+                        return False
+            await task
+            return True
+        finally:
+            task.cancel()
+
+    async def _find(self) -> str | None:
+        """The handle of this attempt, if the executor knows it by its labels."""
+        owned = await self._insist(self._executor.list_owned)
+        for item in owned:
+            if (item.job_id, item.attempt) == (self._job_id, self.attempt.number):
+                return str(item.handle)
+        return None
+
+    # --- watch
+
+    async def _watch(self, handle: str) -> Observation:
+        """Carry events in and commands out until the attempt no longer runs."""
+        while True:
+            await self._ingest()
+            job = await self._store.job(self._job_id)
+            try:
+                seen = await self._executor.inspect(handle)
+                if seen.state in (RunState.EXITED, RunState.MISSING):
+                    return seen
+                await self._steer(job, handle)
+                if seen.state is RunState.CREATED and job.intent != "cancel":
+                    await self._executor.launch(self._spec)
+            except EngineUnavailable as error:
+                await self._engine_lost(error)
+                continue
+            await self._pause(self._settings.poll_s)
+
+    async def _steer(self, job: Job, handle: str) -> None:
+        """Do what the user, or the clock, asks for."""
+        if job.intent == "cancel":
+            await self._executor.stop(handle, 0)
+            return
+        await self._deliver()
+        if self._timeout_s and self._started_at and time.time() - self._started_at > self._timeout_s:
+            self._timed_out = True
+            self._end(handle, self._settings.grace_s)
+        elif job.intent == "stop" and "stop" not in self._commands:
+            self._end(handle, self._settings.grace_s)
+        elif job.intent in ("pause", "stop") and await self._overdue(job.intent):
+            self._end(handle, TERM_GRACE_S)
+
+    def _end(self, handle: str, grace_s: float) -> None:
+        """SIGTERM and, after the grace, SIGKILL, without holding up the watch."""
+        if self._ending is None or (self._ending.done() and self._ending.exception() is not None):
+            self._ending = asyncio.create_task(self._executor.stop(handle, grace_s))
+
+    async def _overdue(self, intent: str) -> bool:
+        asked = [
+            item.requested_at.timestamp()
+            for item in await self._store.commands(self._job_id)
+            if item.type == intent and item.attempt == self.attempt.number
+        ]
+        return bool(asked) and time.time() - asked[-1] > self._settings.grace_s
+
+    async def _deliver(self) -> None:
+        """Append requested commands to the command file, each once: the file itself tells which it has."""
+        requested = [
+            item
+            for item in await self._store.commands(self._job_id)
+            if item.attempt == self.attempt.number and item.status == "requested"
+        ]
+        if requested:
+            await asyncio.to_thread(self._append_commands, [(str(item.id), item.body) for item in requested])
+
+    def _append_commands(self, requested: list[tuple[str, str]]) -> None:
+        path = self._run_dir.commands
+        if self._delivered is None:
+            self._delivered = {str(command.validate_json(line).id) for line in path.read_bytes().split(b"\n") if line}
+        fresh = [(name, body) for name, body in requested if name not in self._delivered]
+        if fresh:
+            with path.open("ab") as file:
+                file.write("".join(f"{body}\n" for _, body in fresh).encode())
+            self._delivered.update(name for name, _ in fresh)
+
+    async def _ingest(self) -> None:
+        """Store the events the worker has written since the last look."""
+        while True:
+            lines, offset = await asyncio.to_thread(read_lines, self._run_dir.events, self._offset, INGEST_BYTES)
+            if not lines:
+                return
+            await self._store.append_events(self.attempt, self._parsed(lines), offset)
+            self._offset = offset
+            self._broker.ring()
+
+    def _parsed(self, lines: list[bytes]) -> list[Event]:
+        """The events in these lines; a line that is none stays in the file and is told in the orchestrator's log."""
+        events: list[Event] = []
+        for line in lines:
+            try:
+                events.append(event.validate_json(line))
+            except ValidationError as error:
+                logger.warning("%s: not an event: %.200r (%s)", self._run_dir.events, line, error.errors()[0]["msg"])
+        return events
+
+    # --- settle
+
+    async def _outcome(self, seen: Observation | None) -> Outcome:
+        await self._ingest()
+        job = await self._store.job(self._job_id)
+        if seen is None:
+            return Outcome(EndReason.CANCELLED)
+        tail = await asyncio.to_thread(read_last_lines, self._run_dir.log, LOG_TAIL_LINES, LOG_TAIL_BYTES)
+        return outcome(
+            Facts(
+                intent=job.intent,
+                exit_code=seen.exit_code if seen.state is RunState.EXITED else None,
+                oom_killed=seen.oom_killed,
+                engine_error=seen.error,
+                finished=await self._store.finished(self.attempt),
+                timed_out=self._timed_out,
+                memory_mb=job.resources.memory_mb,
+                log_tail=tail.data.decode(errors="replace").strip(),
+            )
+        )
+
+    async def _settle(self, end: Outcome, seen: Observation | None) -> None:
+        checkpoints = await self._store.checkpoints(self._job_id)
+        newest = max(checkpoints, key=lambda item: (item.attempt, item.step), default=None)
+        path = None
+        if newest is not None:
+            path = RunDir.of(self._settings.home, self._job_id, newest.attempt).checkpoints / newest.name
+        await self._store.finish(
+            self.attempt,
+            Ended(
+                reason=end.reason,
+                status=STATUS_OF[end.reason],
+                exit_code=seen.exit_code if seen else None,
+                failure=end.failure,
+                resume_from=str(path) if path else None,
+            ),
+        )
+        logger.info("%s ended: %s", self.attempt.name, end.reason)
+        self._broker.ring()
+
+    # --- waiting
+
+    async def _insist(self, call: Any, *args: Any) -> Any:
+        """Repeat an engine call until the engine answers."""
+        while True:
+            try:
+                return await call(*args)
+            except EngineUnavailable as error:
+                await self._engine_lost(error)
+
+    async def _engine_lost(self, error: EngineUnavailable) -> None:
+        """Out of contact is no verdict on the job: say so, and look again later."""
+        logger.warning("%s: %s", self.attempt.name, error)
+        await self._store.set_phase(self._job_id, "engine unreachable, state unknown")
+        self._broker.ring()
+        await self._pause(ENGINE_RETRY_S)
+
+    async def _pause(self, seconds: float) -> None:
+        """Wait, or until nudged."""
+        with suppress(TimeoutError):
+            await asyncio.wait_for(self._nudged.wait(), seconds)
+        self._nudged.clear()
+
+
+def _launch_outcome(error: ImageMissing | LaunchFailed, job: Job) -> Outcome:
+    if job.intent == "cancel":
+        return Outcome(EndReason.CANCELLED)
+    reason = EndReason.IMAGE_MISSING if isinstance(error, ImageMissing) else EndReason.LAUNCH_FAILED
+    return Outcome(reason, JobFailure(reason, error.message, error.field, error.suggestion))
