@@ -15,8 +15,8 @@ import requests
 from pydantic import BaseModel, TypeAdapter, ValidationError
 
 from orchestrator.domain import TERMINAL, JobStatus, Resources
-from orchestrator.errors import InvalidInput, OrchestratorError, SettingsError
-from orchestrator.settings import ClientSettings
+from orchestrator.errors import InvalidInput, OrchestratorError
+from orchestrator.settings import ClientSettings, read_settings
 from orchestrator.streams import EventStream, LogFrame, LogStream, UnexpectedAnswer
 from orchestrator.transport import Transport, Unreachable
 from orchestrator.views import (
@@ -80,7 +80,7 @@ class Client:
         Raises:
             SettingsError: an environment variable does not parse, or the URL is none.
         """
-        settings = _settings()
+        settings = read_settings(ClientSettings)
         self._transport = Transport(
             (url or settings.base_url).rstrip("/"),
             api_key or settings.find_api_key(),
@@ -349,15 +349,6 @@ class Client:
             return view.model_validate_json(response.content)
         except ValidationError as error:
             raise _not_understood(self.url, view.__name__, error) from None
-
-
-def _settings() -> ClientSettings:
-    try:
-        return ClientSettings()
-    except ValidationError as error:
-        first = error.errors()[0]
-        name = f"SAEFORGE_{first['loc'][0]}".upper()
-        raise SettingsError(f"{name}: {first['msg']}", field=name) from None
 
 
 def _uuid(job_id: JobId) -> UUID:

@@ -2,10 +2,12 @@
 
 import os
 from pathlib import Path
-from typing import Literal, Self
+from typing import Any, Literal, Self, TypeVar
 
-from pydantic import AliasChoices, Field, SecretStr, field_validator, model_validator
+from pydantic import AliasChoices, Field, SecretStr, ValidationError, field_validator, model_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
+
+from orchestrator.errors import SettingsError
 
 LOOPBACK = frozenset({"127.0.0.1", "::1", "localhost"})
 
@@ -136,3 +138,23 @@ class Settings(ClientSettings):
         """Web origins that may call the API from a browser."""
         own = [f"http://{name}:{self.dashboard_port}" for name in ("127.0.0.1", "localhost")]
         return tuple(own + [part.strip() for part in self.allowed_origins.split(",") if part.strip()])
+
+
+Kind = TypeVar("Kind", bound=ClientSettings)
+
+
+def read_settings(kind: type[Kind], **given: Any) -> Kind:
+    """Settings from the environment, with those ``given`` (and not None) in their place.
+
+    Raises:
+        SettingsError: one of them is not valid; its name and the reason are in the message.
+    """
+    try:
+        return kind(**{name: value for name, value in given.items() if value is not None})
+    except ValidationError as error:
+        first = error.errors()[0]
+        if not first["loc"]:
+            raise SettingsError(first["msg"].removeprefix("Value error, ")) from None
+        where = str(first["loc"][0]).upper()
+        name = where if where.startswith(("SAEFORGE_", "GPU_ORCHESTRATOR_")) else f"SAEFORGE_{where}"
+        raise SettingsError(f"{name}: {first['msg']}", field=name) from None

@@ -1,0 +1,207 @@
+"""Commands that list jobs, show one, and act on one."""
+
+from collections.abc import Callable, Sequence
+from datetime import UTC, datetime
+from typing import Annotated, Any
+
+import typer
+from rich.table import Table
+from rich.text import Text
+
+from orchestrator.cli.console import JobRef, Json, command, emit, find_job, out, printable, status_text
+from orchestrator.cli.progress import duration
+from orchestrator.client import Client
+from orchestrator.domain import JobStatus
+from orchestrator.errors import InvalidInput
+from orchestrator.views import AttemptView, JobDetail, JobView
+
+
+def add_to(app: typer.Typer) -> None:
+    """Register the commands of this module."""
+    app.command("ls")(ls)
+    app.command("show")(show)
+    for name, (action, said) in ACTIONS.items():
+        app.command(name, help=(action.__doc__ or "").split("\n", 1)[0])(_action_command(action, said))
+    app.command("purge")(purge)
+
+
+ACTIONS: dict[str, tuple[Callable[[Client, str], JobDetail], str]] = {
+    "cancel": (Client.cancel, "is being cancelled"),
+    "pause": (Client.pause, "is being paused"),
+    "resume": (Client.resume, "is queued again"),
+    "stop": (Client.stop, "is being stopped"),
+    "restart": (Client.restart, "is queued as a new job"),
+    "checkpoint": (Client.checkpoint, "was asked for a checkpoint"),
+}
+
+
+def _action_command(action: Callable[[Client, str], JobDetail], said: str) -> Callable[..., None]:
+    @command
+    def act(job: JobRef, json: Json = False) -> None:
+        with Client() as client:
+            after = action(client, find_job(client, job))
+        if json:
+            emit(after)
+        else:
+            out.print(Text.assemble(f"{after.id} {said}: ", status_text(after.status)))
+
+    return act
+
+
+@command
+def purge(
+    job: JobRef,
+    yes: Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")] = False,
+    json: Json = False,
+) -> None:
+    """Delete an ended job with its log, checkpoints and artifacts."""
+    with Client() as client:
+        found = client.job(find_job(client, job))
+        if not yes:
+            question = f"Delete {printable(found.name)} ({found.id}) with its log, checkpoints and artifacts?"
+            if not typer.confirm(question, err=True):
+                raise InvalidInput("nothing was deleted")
+        client.purge(found.id)
+    if json:
+        emit({"id": str(found.id), "purged": True})
+    else:
+        out.print(f"{found.id} is deleted")
+
+
+@command
+def ls(
+    status: Annotated[str | None, typer.Option(help=f"One of {', '.join(JobStatus)}.")] = None,
+    type: Annotated[str | None, typer.Option(help='Job type, e.g. "train_sae".')] = None,
+    owner: Annotated[str | None, typer.Option()] = None,
+    tag: Annotated[str | None, typer.Option()] = None,
+    q: Annotated[str | None, typer.Option("--q", "-q", help="Text to search for.")] = None,
+    limit: Annotated[int, typer.Option(min=1, help="Most jobs to show.")] = 20,
+    offset: Annotated[int, typer.Option(min=0, help="Jobs to leave out at the start.")] = 0,
+    json: Json = False,
+) -> None:
+    """List jobs, newest first."""
+    with Client() as client:
+        page = client.jobs(status=status, type=type, owner=owner, tag=tag, q=q, limit=limit, offset=offset)
+    if json:
+        emit(page)
+        return
+    if not page.items:
+        out.print("no jobs" if page.total == 0 else f"no jobs beyond {page.total}")
+        return
+    out.print(_listing(page.items, out.width))
+    if page.total > len(page.items):
+        out.print(f"{len(page.items)} of {page.total} jobs", style="bright_black")
+
+
+def _listing(jobs: Sequence[JobView], width: int) -> Table:
+    """One line a job, whatever the width: names and details are cut short, ids never."""
+    roomy = width >= 110
+    headings = ["ID", "NAME", *(["TYPE", "OWNER"] if roomy else []), "STATUS", "PROGRESS", "AGE", "DETAIL"]
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    for heading in headings:
+        table.add_column(heading, no_wrap=True, justify="right" if heading in {"PROGRESS", "AGE"} else "left")
+    for job in jobs:
+        name = Text(printable(job.name))
+        name.truncate(20, overflow="ellipsis")
+        detail = Text(printable(_detail(job)))
+        detail.truncate(max(10, width - (85 if roomy else 60)), overflow="ellipsis")
+        age = duration((datetime.now(UTC) - job.created_at).total_seconds())
+        kind: list[str | Text] = [job.type, Text(printable(job.owner))] if roomy else []
+        table.add_row(str(job.id)[:8], name, *kind, status_text(job.status), _share(job), age, detail)
+    return table
+
+
+@command
+def show(job: JobRef, json: Json = False) -> None:
+    """Show everything about a job: status, parameters, attempts, checkpoints and artifacts."""
+    with Client() as client:
+        found = client.job(find_job(client, job))
+        if json:
+            emit(found)
+            return
+        artifacts = client.artifacts(found.id)
+        checkpoints = client.checkpoints(found.id)
+    table = Table(box=None, show_header=False, pad_edge=False)
+    table.add_column(style="bright_black", no_wrap=True)
+    table.add_column(overflow="fold")
+    for name, value in _facts(found):
+        table.add_row(name, value if isinstance(value, Text) else Text(printable(value)))
+    for checkpoint in checkpoints:
+        table.add_row("checkpoint", f"{checkpoint.name}  {_size(checkpoint.size_bytes)}  {checkpoint.path}")
+    for artifact in artifacts:
+        table.add_row("artifact", f"{artifact.path}  {_size(artifact.size_bytes)}  {artifact.digest}")
+    out.print(table)
+
+
+def _facts(job: JobDetail) -> list[tuple[str, str | Text]]:
+    """Name and value of everything worth showing of a job."""
+    facts: list[tuple[str, str | Text]] = [
+        ("id", str(job.id)),
+        ("name", job.name),
+        ("type", job.type),
+        ("status", status_text(job.status)),
+        ("phase", f"{job.phase} {_share(job)}".strip()),
+        ("waits", f"{job.wait.detail} ({job.wait.reason}, place {job.wait.position})" if job.wait else ""),
+        ("failed", Text(printable(f"{job.failure.message} ({job.failure.reason})"), "red") if job.failure else ""),
+        ("to do", (job.failure and job.failure.suggestion) or ""),
+        *((name, when.astimezone().strftime("%Y-%m-%d %H:%M:%S")) for name, when in _moments(job)),
+        ("owner", job.owner),
+        ("priority", str(job.priority)),
+        ("tags", ", ".join(job.tags)),
+        ("params", _pairs(job.params)),
+        ("resources", _pairs(job.resources.model_dump(exclude_none=True))),
+        ("metrics", _pairs(job.metrics or {})),
+        ("results", _pairs(job.results or {})),
+        *(("attempt", _attempt_line(attempt)) for attempt in job.attempt_list),
+        *(("command", f"{told.type}  {told.status}  {told.detail}".rstrip()) for told in job.commands),
+        ("log", job.log_path or ""),
+        ("result", job.result_path or ""),
+        ("possible", ", ".join(job.available_actions)),
+    ]
+    return [(name, value) for name, value in facts if value]
+
+
+def _attempt_line(attempt: AttemptView) -> str:
+    ended = f"{attempt.end_reason}, exit code {attempt.exit_code}" if attempt.end_reason else "running"
+    gpus = f" on {', '.join(attempt.gpus)}" if attempt.gpus else ""
+    return f"{attempt.number}  {attempt.executor}{gpus}  {attempt.handle or '-'}  {ended}"
+
+
+def _moments(job: JobView) -> list[tuple[str, datetime]]:
+    moments = (("created", job.created_at), ("started", job.started_at), ("ended", job.completed_at))
+    return [(name, when) for name, when in moments if when is not None]
+
+
+def _detail(job: JobView) -> str:
+    """The one thing worth knowing about a job in a list."""
+    if job.wait:
+        return f"{job.wait.detail} (place {job.wait.position})"
+    if job.failure:
+        return f"{job.failure.reason}: {job.failure.message}"
+    figures = job.results or job.metrics or {}
+    return "  ".join(f"{name} {figures[name]:.4g}" for name in ("loss", "fvu", "l0") if name in figures)
+
+
+def _share(job: JobView) -> str:
+    if job.status is JobStatus.COMPLETED:
+        return "100 %"
+    if not job.progress or not job.progress.get("total"):
+        return ""
+    return f"{100 * job.progress['done'] / job.progress['total']:.0f} %"
+
+
+def _pairs(values: dict[str, Any]) -> str:
+    return "  ".join(f"{name}={_value(value)}" for name, value in values.items())
+
+
+def _value(value: object) -> str:
+    return f"{value:.6g}" if isinstance(value, float) else str(value)
+
+
+def _size(size_bytes: int) -> str:
+    size = float(size_bytes)
+    for unit in ("B", "kB", "MB"):
+        if size < 1000:
+            return f"{size:.3g} {unit}"
+        size /= 1000
+    return f"{size:.3g} GB"

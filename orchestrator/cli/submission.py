@@ -1,0 +1,224 @@
+"""``saeforge submit``: one command per job type, its flags derived from the type's schema."""
+
+import enum
+import inspect
+import json
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from pydantic import ValidationError
+
+from orchestrator.cli.console import ExitCode, command, emit, err, out
+from orchestrator.cli.following import follow_log
+from orchestrator.client import Client
+from orchestrator.domain import Resources
+from orchestrator.errors import InvalidInput
+from orchestrator.views import JobDetail
+from worker_image.contract.jobs import JOB_TYPES, JobType
+
+_PARAMETERS = "Parameters"
+_RESOURCES = "Resources"
+_SCALARS: dict[str, type] = {"integer": int, "number": float, "string": str, "boolean": bool}
+
+
+def add_to(app: typer.Typer) -> None:
+    """Register ``submit`` with one command for each job type."""
+    submit = typer.Typer(no_args_is_help=True, help="Queue a job; prints its id.")
+    for name, job_type in JOB_TYPES.items():
+        described = (job_type.__doc__ or "").split("\n", 1)[0]
+        function = _submission(name, job_type)
+        # Words after the program of a container are its own, not flags of ours.
+        settings = {"allow_interspersed_args": False} if _positional(job_type) else {}
+        submit.command(name, help=described, context_settings=settings)(function)
+        if (dashed := name.replace("_", "-")) != name:
+            submit.command(dashed, hidden=True, help=described, context_settings=settings)(function)
+    app.add_typer(submit, name="submit")
+
+
+def _submission(name: str, job_type: type[JobType]) -> Callable[..., None]:
+    @command
+    def submit(**given: Any) -> ExitCode:
+        asked = {field: given[field] for field in Resources.model_fields if given[field] is not None}
+        with Client() as client:
+            job = client.submit(
+                name,
+                parameters(job_type, given),
+                name=given["name"],
+                owner=given["owner"],
+                priority=given["priority"],
+                tags=given["tag"] or [],
+                resources=_resources(asked),
+            )
+            return _announce(client, job, follow=given["follow"], as_json=given["json"])
+
+    flags = [*_parameter_flags(job_type), *_common_flags(), *_resource_flags()]
+    # Typer reads a command's flags off its signature.
+    submit.__signature__ = inspect.Signature(flags)  # type: ignore[attr-defined]
+    submit.__annotations__ = {flag.name: flag.annotation for flag in flags}
+    return submit
+
+
+def _announce(client: Client, job: JobDetail, *, follow: bool, as_json: bool) -> ExitCode:
+    if as_json:
+        emit(job)
+    else:
+        # While following, standard output is the log alone.
+        (err if follow else out).print(str(job.id), soft_wrap=True)
+    return follow_log(client, str(job.id), as_json=as_json) if follow else ExitCode.OK
+
+
+def parameters(job_type: type[JobType], given: dict[str, Any]) -> dict[str, Any]:
+    """Parameters from a file, then ``-p`` pairs, then flags: the later wins. Only what was given is sent.
+
+    Raises:
+        InvalidInput: the file or a pair cannot be read.
+    """
+    merged: dict[str, Any] = _from_file(given["params"]) if given["params"] else {}
+    merged |= dict(_pair(text) for text in given["param"] or [])
+    for name, schema in _properties(job_type):
+        value = given[name]
+        if value is None or value == []:
+            continue
+        if _is_map(schema):
+            value = dict(_env_pair(text) for text in value)
+        merged[name] = value.value if isinstance(value, enum.Enum) else value
+    if merged.get("type", job_type.model_fields["type"].default) != job_type.model_fields["type"].default:
+        raise InvalidInput(f"the parameters are of type {merged['type']!r}", field="type")
+    merged.pop("type", None)
+    return merged
+
+
+def _resources(asked: dict[str, Any]) -> Resources:
+    try:
+        return Resources(**asked)
+    except ValidationError as error:
+        first = error.errors()[0]
+        field = str(first["loc"][0])
+        raise InvalidInput(f"{field}: {first['msg']}", field=f"resources.{field}") from None
+
+
+def _properties(job_type: type[JobType]) -> Iterator[tuple[str, dict[str, Any]]]:
+    """Field name and JSON schema of every parameter, nullable ones as what they are when set."""
+    for name, schema in job_type.model_json_schema()["properties"].items():
+        if name == "type":
+            continue
+        set_to = [option for option in schema.get("anyOf", []) if option.get("type") != "null"]
+        yield name, {**schema, **(set_to[0] if set_to else {})}
+
+
+def _is_map(schema: dict[str, Any]) -> bool:
+    return schema.get("type") == "object"
+
+
+def _positional(job_type: type[JobType]) -> list[str]:
+    return [name for name, schema in _properties(job_type) if schema.get("type") == "array"]
+
+
+def _parameter_flags(job_type: type[JobType]) -> Iterator[inspect.Parameter]:
+    for name, schema in _properties(job_type):
+        required = "(required)" if job_type.model_fields[name].is_required() else _limits(schema)
+        text = f"{schema.get('description', '')} {required}".strip()
+        if schema.get("type") == "array":
+            argument = typer.Argument(help=text, metavar=f"[{name.upper()}]...", show_default=False)
+            yield _flag(name, Annotated[list[str] | None, argument])
+            continue
+        flag = "--" + name.replace("_", "-")
+        spelled = f"{flag}/--no-{flag[2:]}" if schema.get("type") == "boolean" else flag
+        metavar = "NAME=VALUE" if _is_map(schema) else None
+        option = typer.Option(spelled, help=text, rich_help_panel=_PARAMETERS, show_default=False, metavar=metavar)
+        yield _flag(name, Annotated[_python_type(name, schema) | None, option])
+
+
+def _python_type(name: str, schema: dict[str, Any]) -> Any:
+    if choices := schema.get("enum"):
+        return enum.Enum(name, {str(choice): choice for choice in choices}, type=str)
+    if _is_map(schema):
+        return list[str]
+    return _SCALARS[schema.get("type", "string")]
+
+
+def _limits(schema: dict[str, Any]) -> str:
+    """Default and range, for the help text."""
+    said = []
+    if schema.get("default") is not None:
+        said.append(f"default: {schema['default']}")
+    low, high = schema.get("minimum", schema.get("exclusiveMinimum")), schema.get("maximum")
+    if low is not None and high is not None:
+        said.append(f"range: {low:g}..{high:g}")
+    return f"({'; '.join(said)})" if said else ""
+
+
+def _resource_flags() -> Iterator[inspect.Parameter]:
+    for name, schema in Resources.model_json_schema()["properties"].items():
+        set_to = [option for option in schema.get("anyOf", [schema]) if option.get("type") != "null"]
+        kind = _SCALARS[set_to[0]["type"]]
+        option = typer.Option(help=schema["description"], rich_help_panel=_RESOURCES, show_default=False)
+        yield _flag(name, Annotated[kind | None, option])
+
+
+def _common_flags() -> Iterator[inspect.Parameter]:
+    file = typer.Option(help="Parameters from a JSON or YAML file.", rich_help_panel=_PARAMETERS)
+    yield _flag("params", Annotated[Path | None, file])
+    said = "One parameter; the value as JSON or plain text."
+    pair = typer.Option("--param", "-p", metavar="KEY=VALUE", help=said, rich_help_panel=_PARAMETERS)
+    yield _flag("param", Annotated[list[str] | None, pair])
+    yield _flag("name", Annotated[str | None, typer.Option(help="What to call the job.")])
+    yield _flag("owner", Annotated[str, typer.Option(help="Who it belongs to.")], "default")
+    yield _flag("priority", Annotated[int, typer.Option(help="Higher starts earlier.")], 0)
+    yield _flag("tag", Annotated[list[str] | None, typer.Option(help="May be given several times.")])
+    follow = typer.Option("--follow", "-f", help="Print the log until the job has ended; the exit code tells how.")
+    yield _flag("follow", Annotated[bool, follow], False)
+    yield _flag("json", Annotated[bool, typer.Option("--json", help="Print JSON for programs.")], False)
+
+
+def _flag(name: str, annotation: Any, default: object = None) -> inspect.Parameter:
+    return inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=default, annotation=annotation)
+
+
+def _from_file(path: Path) -> dict[str, Any]:
+    try:
+        text = path.read_text()
+    except (OSError, UnicodeDecodeError) as error:
+        raise InvalidInput(f"{path}: cannot be read ({error})", field="params") from None
+    parsed = _parse_json(path, text) if path.suffix == ".json" else _parse_yaml(path, text)
+    if not isinstance(parsed, dict):
+        raise InvalidInput(f"{path}: holds no mapping of parameters", field="params")
+    return parsed
+
+
+def _parse_json(path: Path, text: str) -> object:
+    try:
+        return json.loads(text)
+    except ValueError as error:
+        raise InvalidInput(f"{path}: is not JSON ({error})", field="params") from None
+
+
+def _parse_yaml(path: Path, text: str) -> object:
+    try:
+        import yaml  # type: ignore[import-untyped, unused-ignore]
+    except ImportError:
+        advice = "pip install pyyaml, or give a .json file"
+        raise InvalidInput(f"{path}: reading YAML needs PyYAML", suggestion=advice) from None
+    try:
+        return yaml.safe_load(text)
+    except yaml.YAMLError as error:
+        raise InvalidInput(f"{path}: is not YAML ({error})", field="params") from None
+
+
+def _pair(text: str) -> tuple[str, Any]:
+    name, equals, value = text.partition("=")
+    if not equals or not name:
+        raise InvalidInput(f"-p {text}: is not KEY=VALUE", field="param")
+    try:
+        return name, json.loads(value)
+    except ValueError:
+        return name, value
+
+
+def _env_pair(text: str) -> tuple[str, str]:
+    name, equals, value = text.partition("=")
+    if not equals:
+        raise InvalidInput(f"{text!r} is not NAME=VALUE", field="env")
+    return name, value

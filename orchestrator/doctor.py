@@ -1,0 +1,259 @@
+"""Whether this machine has what saeforge needs, and what to do where it has not."""
+
+import importlib.util
+import os
+import shutil
+import socket
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+from pydantic import BaseModel
+
+from orchestrator.client import Client
+from orchestrator.errors import Forbidden, OrchestratorError, Unauthenticated
+from orchestrator.settings import Settings
+from orchestrator.transport import Unreachable
+
+if TYPE_CHECKING:
+    from docker import DockerClient
+
+_NEEDED_BY = {
+    "orchestrator": ("fastapi", "uvicorn", "aiosqlite", "docker", "pynvml", "psutil"),
+    "dashboard": ("streamlit",),
+    "worker": ("torch", "transformers", "safetensors", "numpy"),
+}
+"""Extra -> the modules it brings."""
+_OLDEST_PYTHON = (3, 11)
+_ENOUGH_DISK_GB = 10.0
+_ENOUGH_MEMORY_GB = 4.0
+
+
+class Finding(BaseModel):
+    """What was found out about one thing."""
+
+    name: str
+    state: Literal["ok", "warning", "missing"]
+    detail: str
+    remedy: str | None = None
+    """What to do about it."""
+    required: bool = False
+    """Whether saeforge cannot work without it."""
+
+
+def examine(settings: Settings) -> list[Finding]:
+    """Look at everything. Nothing is changed, and no check takes longer than a few seconds."""
+    return [finding for check in CHECKS for finding in check(settings)]
+
+
+def python(settings: Settings) -> Iterator[Finding]:
+    """Python itself."""
+    running = sys.version_info[:3]
+    version = ".".join(str(part) for part in running)
+    if running >= _OLDEST_PYTHON:
+        yield Finding(name="python", state="ok", detail=version)
+    else:
+        yield Finding(name="python", state="missing", detail=version, remedy="install 3.11 or newer", required=True)
+
+
+def extras(settings: Settings) -> Iterator[Finding]:
+    """Which parts of saeforge are installed here."""
+    for extra, modules in _NEEDED_BY.items():
+        absent = [module for module in modules if importlib.util.find_spec(module) is None]
+        if not absent:
+            yield Finding(name=f"extra {extra}", state="ok", detail="installed")
+            continue
+        # The worker's own packages live in the image; without Docker jobs need them here.
+        yield Finding(
+            name=f"extra {extra}",
+            state="missing" if extra == "orchestrator" else "warning",
+            detail=f"not installed: {', '.join(absent)}"
+            + (" (needed only by the process executor)" if extra == "worker" else ""),
+            remedy=f"pip install 'saeforge[{extra}]'",
+            required=extra == "orchestrator",
+        )
+
+
+def docker(settings: Settings) -> Iterator[Finding]:
+    """The engine, the worker's image, and whether containers can have GPUs."""
+    if importlib.util.find_spec("docker") is None:
+        return
+    import docker as sdk
+    from requests import RequestException
+
+    try:
+        engine = sdk.from_env(timeout=5)
+    except (sdk.errors.DockerException, RequestException) as error:
+        yield _no_engine(error)
+        return
+    try:
+        info: dict[str, Any] = engine.info()
+        yield Finding(name="docker", state="ok", detail=f"Docker {info.get('ServerVersion')} answers")
+        yield _image(engine, settings.worker_image)
+        yield _gpu_runtime(info)
+    except (sdk.errors.DockerException, RequestException) as error:
+        yield _no_engine(error)
+    finally:
+        engine.close()
+
+
+def _no_engine(error: Exception) -> Finding:
+    said = str(error)
+    if "Permission denied" in said or "PermissionError" in said:
+        remedy = "sudo usermod -aG docker $USER, then log in again"
+        return Finding(name="docker", state="warning", detail="no permission to use the engine's socket", remedy=remedy)
+    remedy = "scripts/install-docker (root, Debian or Ubuntu), or start it; until then jobs run as plain processes"
+    return Finding(name="docker", state="warning", detail="no engine answers", remedy=remedy)
+
+
+def _image(engine: "DockerClient", name: str) -> Finding:
+    import docker as sdk
+
+    try:
+        image = engine.images.get(name)
+    except sdk.errors.ImageNotFound:
+        return Finding(name="worker image", state="warning", detail=f"{name} is not there", remedy="make image")
+    return Finding(name="worker image", state="ok", detail=f"{name} ({image.attrs['Size'] / 1e9:.1f} GB)")
+
+
+def _gpu_runtime(info: dict[str, Any]) -> Finding:
+    runtimes = set(info.get("Runtimes") or {})
+    devices = [device.get("ID", "") for device in info.get("DiscoveredDevices") or []]
+    if "nvidia" in runtimes or any(device.startswith("nvidia.com/gpu") for device in devices):
+        return Finding(name="nvidia container toolkit", state="ok", detail="containers can have GPUs")
+    if shutil.which("nvidia-container-runtime-hook") or shutil.which("nvidia-container-cli"):
+        remedy = "nvidia-ctk runtime configure --runtime=docker, then restart Docker"
+        detail = "installed, but the engine does not know of it"
+        return Finding(name="nvidia container toolkit", state="warning", detail=detail, remedy=remedy)
+    remedy = "install nvidia-container-toolkit if this machine has NVIDIA GPUs"
+    return Finding(name="nvidia container toolkit", state="warning", detail="not installed", remedy=remedy)
+
+
+def gpus(settings: Settings) -> Iterator[Finding]:
+    """The NVIDIA driver and the GPUs it sees."""
+    if importlib.util.find_spec("pynvml") is None:
+        return
+    import pynvml
+
+    try:
+        pynvml.nvmlInit()
+    except pynvml.NVMLError as error:
+        remedy = "install the NVIDIA driver if this machine has a GPU; without one jobs train on the CPU"
+        yield Finding(name="gpu", state="warning", detail=f"no NVIDIA driver answers ({error})", remedy=remedy)
+        return
+    try:
+        driver = pynvml.nvmlSystemGetDriverVersion()
+        names = [
+            pynvml.nvmlDeviceGetName(pynvml.nvmlDeviceGetHandleByIndex(index))
+            for index in range(pynvml.nvmlDeviceGetCount())
+        ]
+    except pynvml.NVMLError as error:
+        remedy = "nvidia-smi tells more; a reboot after a driver update often helps"
+        yield Finding(name="gpu", state="warning", detail=f"the driver does not list GPUs ({error})", remedy=remedy)
+        return
+    finally:
+        pynvml.nvmlShutdown()
+    if names:
+        yield Finding(name="gpu", state="ok", detail=f"{', '.join(names)} (driver {driver})")
+    else:
+        yield Finding(name="gpu", state="warning", detail=f"none (driver {driver})", remedy="jobs train on the CPU")
+
+
+def home(settings: Settings) -> Iterator[Finding]:
+    """The directory that everything is kept in."""
+    existing = _nearest_existing(settings.home)
+    if not os.access(existing, os.W_OK | os.X_OK):
+        detail = f"{settings.home}: {existing} is not writable"
+        remedy = "change its owner, or set SAEFORGE_HOME to a directory of yours"
+        yield Finding(name="home", state="missing", detail=detail, remedy=remedy, required=True)
+        return
+    made = "" if existing == settings.home else " (made at the first start)"
+    yield Finding(name="home", state="ok", detail=f"{settings.home}{made}")
+    free_gb = shutil.disk_usage(existing).free / 1e9
+    if free_gb >= _ENOUGH_DISK_GB:
+        yield Finding(name="disk", state="ok", detail=f"{free_gb:.0f} GB free under {existing}")
+    else:
+        remedy = "purge old jobs, or set SAEFORGE_HOME to a larger disk"
+        yield Finding(
+            name="disk", state="warning", detail=f"only {free_gb:.1f} GB free under {existing}", remedy=remedy
+        )
+
+
+def memory(settings: Settings) -> Iterator[Finding]:
+    """How much memory is to be had."""
+    total_gb = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") / 1e9
+    if total_gb >= _ENOUGH_MEMORY_GB:
+        yield Finding(name="memory", state="ok", detail=f"{total_gb:.0f} GB")
+    else:
+        remedy = "lower buffer_tokens and batch_size of your jobs"
+        yield Finding(name="memory", state="warning", detail=f"only {total_gb:.1f} GB", remedy=remedy)
+
+
+def ports_and_orchestrator(settings: Settings) -> Iterator[Finding]:
+    """Whether an orchestrator answers and knows our key, and whether the ports are free where none does."""
+    with Client(timeout_s=3, retries=0) as client:
+        try:
+            version = client.health().version
+        except Unreachable:
+            yield Finding(
+                name="orchestrator",
+                state="warning",
+                detail=f"none answers at {client.url}",
+                remedy="saeforge up",
+            )
+            yield from _ports(settings)
+            return
+        except OrchestratorError as error:
+            remedy = "another service has this port: set SAEFORGE_PORT or SAEFORGE_URL"
+            yield Finding(name="orchestrator", state="warning", detail=error.message, remedy=remedy)
+            return
+        try:
+            client.system_status()
+        except (Unauthenticated, Forbidden) as error:
+            detail = f"{client.url} answers, but refuses the key"
+            yield Finding(name="orchestrator", state="missing", detail=detail, remedy=error.suggestion, required=True)
+            return
+        except OrchestratorError as error:
+            yield Finding(name="orchestrator", state="warning", detail=error.message, remedy=error.suggestion)
+            return
+        yield Finding(name="orchestrator", state="ok", detail=f"{version} answers at {client.url} and takes the key")
+
+
+def _ports(settings: Settings) -> Iterator[Finding]:
+    wanted = (
+        ("SAEFORGE_PORT", settings.host, settings.port),
+        ("SAEFORGE_DASHBOARD_PORT", settings.dashboard_host, settings.dashboard_port),
+    )
+    for name, host, port in wanted:
+        if _is_free(host, port):
+            yield Finding(name=f"port {port}", state="ok", detail="free")
+        else:
+            detail = f"something else listens on {host}:{port}"
+            yield Finding(name=f"port {port}", state="warning", detail=detail, remedy=f"set {name} to a free port")
+
+
+def _is_free(host: str, port: int) -> bool:
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    with socket.socket(family, socket.SOCK_STREAM) as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind((host, port))
+        except OSError:
+            return False
+    return True
+
+
+def _nearest_existing(path: Path) -> Path:
+    return path if path.exists() else _nearest_existing(path.parent)
+
+
+CHECKS: tuple[Callable[[Settings], Iterator[Finding]], ...] = (
+    python,
+    extras,
+    docker,
+    gpus,
+    home,
+    memory,
+    ports_and_orchestrator,
+)
