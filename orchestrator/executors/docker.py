@@ -7,6 +7,7 @@ SDK's errors turned into ours. Nothing here waits inside the engine; ends are se
 import asyncio
 import contextlib
 import os
+import socket
 import threading
 import time
 from collections.abc import Callable
@@ -69,6 +70,7 @@ _SILENT: Final = (docker.errors.DockerException, requests.RequestException, urll
 _GOING_DOWN: Final = ("containerd.sock", "context canceled", "transport is closing")
 """Pieces of what an engine says while it shuts down: no verdict on the request."""
 
+_UNIX: Final = "http+unix://"
 _MOUNTINFO: Final = Path("/proc/self/mountinfo")
 
 
@@ -138,9 +140,13 @@ class DockerExecutor:
 
     async def launch(self, spec: LaunchSpec) -> str:
         """Create and start the attempt's container, or adopt the one of its name; return the container's id."""
-        container = await self._call(lambda client: _find(client, spec.name))
-        if container is None:
-            container = await self._create(spec)
+        # A name is taken some milliseconds before its container can be seen, so whoever lost the race looks again.
+        deadline = time.monotonic() + CALL_TIMEOUT_S
+        while (container := await self._call(partial(_find, container=spec.name))) is None:
+            if time.monotonic() >= deadline:
+                raise LaunchFailed(f"the name {spec.name} is taken by a container that never appears")
+            if not await self._create(spec):
+                await asyncio.sleep(POLL_S)
         if (container["Config"]["Labels"] or {}).get(HOME_LABEL) != home_id(self._home):
             raise LaunchFailed(
                 f"a container named {spec.name} exists and belongs to another saeforge home",
@@ -212,7 +218,8 @@ class DockerExecutor:
         """Let go of the connection. Containers go on."""
         self._disconnect()
 
-    async def _create(self, spec: LaunchSpec) -> dict[str, Any]:
+    async def _create(self, spec: LaunchSpec) -> bool:
+        """Create the attempt's container; False when its name is taken."""
         try:
             request = container_request(
                 spec, home_id=home_id(self._home), user=self._user, paths=await self._host_paths()
@@ -228,23 +235,21 @@ class DockerExecutor:
         except OSError as why:
             raise LaunchFailed(f"the run directory cannot be handed to user {self._user}: {why}") from why
 
-        def create(client: docker.APIClient) -> dict[str, Any] | None:
+        def create(client: docker.APIClient) -> bool:
             try:
                 client.create_container_from_config(request, spec.name)  # type: ignore[no-untyped-call]
             except docker.errors.APIError as refusal:
-                if refusal.status_code != 409:  # a conflict: another launch was first, and its container is adopted
-                    raise
-            return _find(client, spec.name)
+                if refusal.status_code == 409:
+                    return False
+                raise
+            return True
 
         def refused(refusal: docker.errors.APIError) -> ExecutorError:
             if isinstance(refusal, docker.errors.ImageNotFound):
                 return _image_missing(spec.image, "it is not on this machine")
             return _launch_refused(refusal)
 
-        container = await self._call(create, refused)
-        if container is None:
-            raise LaunchFailed(f"container {spec.name} was removed by someone else while it was being created")
-        return container
+        return await self._call(create, refused)
 
     async def _host_paths(self) -> HostPaths:
         if self._paths is None:
@@ -311,6 +316,12 @@ async def _in_thread(action: Callable[[], T]) -> T:
 
 
 def _connect(timeout_s: int) -> docker.APIClient:
+    # The SDK leaves the socket of a failed connection open, so knock first.
+    address = str(docker.utils.parse_host(os.environ.get("DOCKER_HOST")))
+    if address.startswith(_UNIX):
+        with socket.socket(socket.AF_UNIX) as knock:
+            knock.settimeout(timeout_s)
+            knock.connect(address.removeprefix(_UNIX))
     return docker.APIClient(version="auto", timeout=timeout_s, **docker.utils.kwargs_from_env())
 
 
