@@ -68,7 +68,7 @@ def create_app(settings: Settings, *, executor: Executor | None = None) -> FastA
 async def _running(settings: Settings, given: Executor | None) -> AsyncIterator[State]:
     for folder in (settings.home, settings.runs, settings.models, settings.datasets):
         folder.mkdir(parents=True, exist_ok=True)
-    with _sole_owner(settings):
+    with sole_owner(settings):
         store = await Store.open(settings.database)
         executor = given or await select_executor(settings)
         others: dict[str, Executor] = {"process": ProcessExecutor(settings.home)}
@@ -108,7 +108,7 @@ def _die_with_scheduler(task: asyncio.Task[None]) -> None:
 
 
 @contextmanager
-def _sole_owner(settings: Settings) -> Iterator[None]:
+def sole_owner(settings: Settings) -> Iterator[None]:
     """Hold the home for this process alone. Raises: SettingsError."""
     with (settings.home / "lock").open("w") as file:
         try:

@@ -171,8 +171,9 @@ class JobFailure:
 
     @classmethod
     def reported(cls, failure: Failure) -> "JobFailure":
-        """The worker's own account of it."""
-        return cls(EndReason(failure.code), failure.message, failure.field, failure.suggestion)
+        """The worker's own account of it; the field it names is a parameter."""
+        field = f"params.{failure.field}" if failure.field else None
+        return cls(EndReason(failure.code), failure.message, field, failure.suggestion)
 
 
 @dataclass(frozen=True, slots=True)

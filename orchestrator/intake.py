@@ -72,7 +72,8 @@ def parse_params(type_name: str, params: dict[str, Any]) -> Params:
 
 
 def _invalid(error: ValidationError, type_name: str) -> InvalidInput:
-    first = error.errors(include_url=False)[0]
+    # A misspelt name explains the missing one, so it is told first.
+    first = min(error.errors(include_url=False), key=lambda item: item["type"] != "extra_forbidden")
     # The first part of the location is the union's tag.
     path = [str(part) for part in first["loc"][1:]]
     message = str(first["msg"])

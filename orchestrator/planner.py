@@ -93,7 +93,7 @@ def plan(queue: Sequence[Job], held: Sequence[Held], machine: Machine, *, engine
         if (too_much := _exceeds(need, machine)) is not None:
             waits[job.id] = Wait("exceeds_machine", too_much, place)
             continue
-        spare_gpus, spare_cpus = len(free_gpus) - reserved_gpus, free_cpus - reserved_cpus
+        spare_gpus, spare_cpus = max(len(free_gpus) - reserved_gpus, 0), free_cpus - reserved_cpus
         if need.gpus <= spare_gpus and need.cpus <= spare_cpus + 1e-9:
             gpus = assign(free_gpus, need.gpus) or ()
             starts.append(Start(job, gpus, need.cpus))

@@ -329,4 +329,5 @@ def _launch_outcome(error: ImageMissing | LaunchFailed, job: Job) -> Outcome:
     if job.intent == "cancel":
         return Outcome(EndReason.CANCELLED)
     reason = EndReason.IMAGE_MISSING if isinstance(error, ImageMissing) else EndReason.LAUNCH_FAILED
-    return Outcome(reason, JobFailure(reason, error.message, error.field, error.suggestion))
+    field = f"params.{error.field}" if error.field else None
+    return Outcome(reason, JobFailure(reason, error.message, field, error.suggestion))

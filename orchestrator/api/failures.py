@@ -41,7 +41,8 @@ def install(app: FastAPI) -> None:
     async def _invalid(_: Request, error: RequestValidationError) -> JSONResponse:
         first = error.errors()[0]
         # "body", "query" and "path" say where it stood, not what it is called.
-        field = ".".join(str(part) for part in first["loc"][1:]) or "body"
+        where = first["loc"][1:] if first["type"] != "json_invalid" else ()
+        field = ".".join(str(part) for part in where) or "body"
         view = ErrorView(
             code="invalid_input",
             message=f"{field}: {first['msg']}",

@@ -16,13 +16,12 @@ CLOSE_CODES: dict[int, int] = {400: 4400, 401: 4401, 403: 4403, 404: 4404}
 
 
 async def let_in(socket: WebSocket, gate: Gate, job_id: UUID | None) -> None:
-    """Accept the viewer by the key in its headers or the ticket in its first message.
+    """Let the viewer in by the key in its headers or the ticket in its first message.
 
     Raises:
         Unauthenticated: it has neither.
         Forbidden: its page may not use the API.
     """
-    await socket.accept()
     gate.check_origin(socket)
     if gate.has_key(socket):
         return
@@ -50,7 +49,11 @@ def parse_count(socket: WebSocket, name: str, default: int) -> int:
 
 
 async def converse(socket: WebSocket, work: Awaitable[None]) -> None:
-    """Do ``work`` until it is done or the viewer goes; an error is told to the viewer in a last frame."""
+    """Do ``work`` until it is done or the viewer goes; an error is told to the viewer in a last frame.
+
+    Accepted first of all: a browser cannot read why a connection was refused, only what came over it.
+    """
+    await socket.accept()
     try:
         await work
     except OrchestratorError as error:
