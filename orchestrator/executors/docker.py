@@ -11,6 +11,7 @@ import socket
 import threading
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from functools import partial
 from pathlib import Path, PurePosixPath
 from typing import Any, Final, TypeVar
@@ -27,6 +28,7 @@ from orchestrator.executors.base import LaunchSpec, Observation, Owned, RunState
 from orchestrator.executors.container_request import ATTEMPT_LABEL, HOME_LABEL, JOB_LABEL, container_request
 from orchestrator.executors.home_id import home_id
 from orchestrator.executors.host_paths import HostPaths, NotOnHost, own_container_id
+from worker_image.contract.launch import UNWRITABLE_EXIT_CODE
 
 T = TypeVar("T")
 
@@ -69,6 +71,11 @@ _SILENT: Final = (docker.errors.DockerException, requests.RequestException, urll
 
 _GOING_DOWN: Final = ("containerd.sock", "context canceled", "transport is closing")
 """Pieces of what an engine says while it shuts down: no verdict on the request."""
+
+_BEFORE_THE_LOG: Final = frozenset({UNWRITABLE_EXIT_CODE, 127})
+"""Exit codes that may mean that the run's log was never opened; then only the engine's own log tells why."""
+_FIRST_WORDS: Final = (("tini", "no shell in the image: "), ("saeforge:", ""))
+"""Who speaks there (the engine's init, our launcher), and what it means."""
 
 _UNIX: Final = "http+unix://"
 _MOUNTINFO: Final = Path("/proc/self/mountinfo")
@@ -154,7 +161,11 @@ class DockerExecutor:
             )
         handle: str = container["Id"]
         if STATES[container["State"]["Status"]] is RunState.CREATED:
-            await self._call(lambda client: client.start(handle), _launch_refused)
+            try:
+                await self._call(lambda client: client.start(handle), _launch_refused)
+            except LaunchFailed:
+                await self._call(partial(_remove, handle=handle, force=False))
+                raise
         return handle
 
     async def inspect(self, handle: str) -> Observation:
@@ -165,11 +176,11 @@ class DockerExecutor:
             if container is None:
                 return Observation(RunState.MISSING)
             seen = observation(container["State"])
-            if seen.exit_code == 127 and seen.error is None:
-                # The engine's init could not run /bin/sh: only the engine's own log tells.
-                last = client.logs(handle, stdout=False, stderr=True, tail=1).decode(errors="replace").strip()
-                if "tini" in last:
-                    return Observation(seen.state, seen.exit_code, seen.oom_killed, f"no shell in the image: {last}")
+            if seen.exit_code in _BEFORE_THE_LOG and seen.error is None:
+                words = client.logs(handle, stdout=False, stderr=True, tail=1).decode(errors="replace").strip()
+                for sign, meaning in _FIRST_WORDS:
+                    if sign in words:
+                        return replace(seen, error=meaning + words)
             return seen
 
         return await self._call(look)
@@ -359,9 +370,10 @@ def _remove(client: docker.APIClient, *, handle: str, force: bool) -> None:
 
 def _pull(client: docker.APIClient, *, image: str) -> None:
     repository, tag = docker.utils.parse_repository_tag(image)
-    for line in client.pull(repository, tag=tag or "latest", stream=True, decode=True):
-        if "error" in line:
-            raise docker.errors.ImageNotFound(line["error"])
+    # Read to its end, or the connection would stay open; a failure is the last thing it tells.
+    lines = list(client.pull(repository, tag=tag or "latest", stream=True, decode=True))
+    if lines and "error" in lines[-1]:
+        raise docker.errors.ImageNotFound(lines[-1]["error"])
 
 
 def _give(run_dir: Path, user: str) -> None:

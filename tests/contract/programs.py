@@ -17,6 +17,11 @@ class Program:
     """What plays it on the fake."""
 
 
+async def never(run: FakeRun) -> int:
+    """Stands in for what only a real executor can run."""
+    raise NotImplementedError(run.spec.argv)
+
+
 async def _speak(run: FakeRun) -> int:
     run.write(SPOKEN)
     return 3

@@ -7,9 +7,16 @@ therefore gets its signals directly and writes its log without any pipe in betwe
 CLAIMED_EXIT_CODE = 97
 """The launcher's exit code when another process already holds the claim."""
 
+UNWRITABLE_EXIT_CODE = 98
+"""The launcher's exit code when its user may not write into the run directory."""
+
 _SCRIPT = r"""
 set -C
 if ! { echo "$$" > "$1/claim"; } 2>/dev/null; then
+  if [ ! -e "$1/claim" ]; then
+    echo "saeforge: user $(id -u) may not write into $1" >&2
+    exit 98
+  fi
   echo "saeforge: this attempt was started before; refusing to run it twice" >&2
   exit 97
 fi
@@ -26,6 +33,6 @@ def launcher_argv(run_dir: str, argv: tuple[str, ...], *, mirror: bool) -> list[
 
     With ``mirror`` the log is also copied to the original standard output, so that ``docker logs`` shows something;
     the copy is a convenience and may miss the last lines. Exit code is the program's own, 97 when the claim was
-    taken, 126/127 when the program cannot be run.
+    taken, 98 when the run directory cannot be written, 126/127 when the program cannot be run.
     """
     return ["/bin/sh", "-c", _SCRIPT, "saeforge", run_dir, "mirror" if mirror else "quiet", *argv]
