@@ -141,7 +141,6 @@ class EndReason(StrEnum):
     KILLED = "killed"
     IMAGE_MISSING = "image_missing"
     LAUNCH_FAILED = "launch_failed"
-    GPU_UNAVAILABLE = "gpu_unavailable"
     ALREADY_CLAIMED = "already_claimed"
     INTERNAL_ERROR = "internal_error"
     LOST = "lost"

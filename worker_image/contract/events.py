@@ -36,6 +36,7 @@ class Metrics(_Event):
 
     type: Literal["metrics"] = "metrics"
     step: int = Field(ge=0)
+    """Optimiser step."""
     values: dict[str, float]
     """Metric name -> value, e.g. loss, fvu, l0, dead_share, lr, tokens_per_s. Non-finite values are left out."""
 
@@ -65,12 +66,15 @@ class CheckpointSaved(_Event):
     name: str
     """Directory under ``checkpoints/``, e.g. "step_400"."""
     step: int = Field(ge=0)
+    """Optimiser steps done."""
     loss: float | None = None
     """Training loss at that step."""
     size_bytes: int = Field(ge=0)
+    """Bytes of all its files."""
     digest: str
     """``sha256:`` and the hex digest over the checkpoint's files."""
     reason: Literal["interval", "command", "pause", "stop", "final"]
+    """Why it was written."""
 
 
 class CheckpointRemoved(_Event):
@@ -78,6 +82,7 @@ class CheckpointRemoved(_Event):
 
     type: Literal["checkpoint_removed"] = "checkpoint_removed"
     name: str
+    """Directory under ``checkpoints/``."""
 
 
 class ArtifactSaved(_Event):
@@ -87,7 +92,9 @@ class ArtifactSaved(_Event):
     path: str
     """Relative to ``artifacts/``."""
     kind: Literal["sae", "config", "metrics", "report", "file"]
+    """What it holds."""
     size_bytes: int = Field(ge=0)
+    """Bytes of the file."""
     digest: str
     """``sha256:`` and the hex digest of the file."""
 
@@ -97,7 +104,9 @@ class CommandApplied(_Event):
 
     type: Literal["command_applied"] = "command_applied"
     command_id: UUID
+    """The command's id."""
     detail: str = ""
+    """What it did, e.g. the checkpoint's name."""
 
 
 class CommandRejected(_Event):
@@ -105,7 +114,9 @@ class CommandRejected(_Event):
 
     type: Literal["command_rejected"] = "command_rejected"
     command_id: UUID
+    """The command's id."""
     reason: str
+    """Why not."""
 
 
 class Message(_Event):
@@ -113,7 +124,9 @@ class Message(_Event):
 
     type: Literal["message"] = "message"
     level: Literal["info", "success", "warning", "error"]
+    """How much it matters."""
     text: str
+    """The message."""
 
 
 class Failure(BaseModel):
@@ -134,6 +147,7 @@ class Finished(_Event):
 
     type: Literal["finished"] = "finished"
     outcome: Literal["completed", "paused", "stopped", "failed"]
+    """How it ended."""
     failure: Failure | None = None
     """Present exactly when the outcome is "failed"."""
     results: dict[str, float] = Field(default_factory=dict)
