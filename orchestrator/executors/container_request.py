@@ -41,6 +41,7 @@ def container_request(spec: LaunchSpec, *, home_id: str, user: str, paths: HostP
         NotOnHost: a path to mount is on no volume that the engine can see.
     """
     host_config: dict[str, Any] = HARDENING | {
+        "Tmpfs": HARDENING["Tmpfs"] | _way_into_root_home(spec, user),
         "NetworkMode": "bridge" if spec.network else "none",
         "PidsLimit": spec.pids,
         "ShmSize": spec.shm_mb * 2**20,
@@ -75,6 +76,18 @@ def container_request(spec: LaunchSpec, *, home_id: str, user: str, paths: HostP
         "Healthcheck": {"Test": ["NONE"]},
         "HostConfig": host_config,
     }
+
+
+def _way_into_root_home(spec: LaunchSpec, user: str) -> dict[str, str]:
+    """What stands before the image's /root when something is mounted below it.
+
+    Images close theirs to all but root. Runtimes give a tmpfs the mode of what it covers, so it belongs to the
+    container's user.
+    """
+    if not any(path.is_relative_to("/root") for path in (spec.run_dir, *spec.read_only)):
+        return {}
+    uid, _, gid = user.partition(":")
+    return {"/root": f"rw,noexec,nosuid,nodev,mode=755,size=64k,uid={uid},gid={gid or uid}"}
 
 
 def _bind(path: Path, paths: HostPaths, *, read_only: bool) -> dict[str, Any]:

@@ -3,6 +3,7 @@
 import asyncio
 import json
 import os
+import tempfile
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -14,7 +15,7 @@ from orchestrator.errors import ImageMissing, LaunchFailed
 from orchestrator.executors.base import LaunchSpec, RunState
 from orchestrator.executors.docker import DockerExecutor
 from tests.contract.benches import DockerBench, eventually
-from tests.contract.programs import OBEDIENT, SPEAK, Program, never
+from tests.contract.programs import OBEDIENT, SPEAK, SPOKEN, Program, never
 from worker_image.contract.launch import UNWRITABLE_EXIT_CODE
 from worker_image.contract.rundir import RunDir
 
@@ -194,6 +195,17 @@ async def test_a_container_that_was_paused_by_hand_still_runs_and_can_be_stopped
     assert (await docker_bench.executor.inspect(handle)).state is RunState.RUNNING
     await docker_bench.executor.stop(handle, 0.2)
     assert (await docker_bench.executor.inspect(handle)).state is RunState.EXITED
+
+
+async def test_a_home_in_the_users_own_directory_can_be_reached_from_inside(engine_image: str) -> None:
+    with tempfile.TemporaryDirectory(dir=Path.home(), prefix=".saeforge-test-") as home:
+        bench = DockerBench(Path(home), engine_image)
+        try:
+            spec, handle = await bench.launch(SPEAK)
+            await bench.until(handle, RunState.EXITED)
+            assert RunDir(spec.run_dir).log.read_bytes() == SPOKEN
+        finally:
+            await bench.close()
 
 
 async def test_another_homes_attempts_are_neither_listed_nor_adopted(docker_bench: DockerBench, tmp_path: Path) -> None:

@@ -89,6 +89,13 @@ def test_a_path_that_the_host_cannot_see_is_refused() -> None:
         request(replace(SPEC, read_only=(Path("/elsewhere/model"),)), paths)
 
 
+def test_a_home_below_roots_own_is_reachable_for_another_user() -> None:
+    assert "/root" not in request()["HostConfig"]["Tmpfs"]
+    tmpfs = request(replace(SPEC, run_dir=Path("/root/.saeforge/runs/x/1")))["HostConfig"]["Tmpfs"]
+    assert "uid=1000,gid=1000" in tmpfs["/root"]
+    assert tmpfs["/tmp"] == HARDENING["Tmpfs"]["/tmp"]
+
+
 def test_limits_are_set_as_asked_and_swap_is_never_added() -> None:
     host = request(replace(SPEC, memory_mb=100, cpus=1.5, pids=50, shm_mb=64))["HostConfig"]
     assert host["Memory"] == host["MemorySwap"] == 100 * 2**20
