@@ -226,22 +226,23 @@ def _ports(settings: Settings) -> Iterator[Finding]:
         ("SAEFORGE_DASHBOARD_PORT", settings.dashboard_host, settings.dashboard_port),
     )
     for name, host, port in wanted:
-        if _is_free(host, port):
+        if (problem := port_problem(host, port)) is None:
             yield Finding(name=f"port {port}", state="ok", detail="free")
         else:
-            detail = f"something else listens on {host}:{port}"
+            detail = f"cannot listen on {host}:{port}: {problem}"
             yield Finding(name=f"port {port}", state="warning", detail=detail, remedy=f"set {name} to a free port")
 
 
-def _is_free(host: str, port: int) -> bool:
+def port_problem(host: str, port: int) -> str | None:
+    """Why nothing could listen there now, in the system's words; none when it could."""
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     with socket.socket(family, socket.SOCK_STREAM) as probe:
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
             probe.bind((host, port))
-        except OSError:
-            return False
-    return True
+        except OSError as error:
+            return error.strerror or str(error)
+    return None
 
 
 def _nearest_existing(path: Path) -> Path:

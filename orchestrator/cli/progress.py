@@ -54,7 +54,7 @@ class Snapshot:
         now = replace(self, notes=())
         match event.type:
             case "status_changed":
-                return replace(now, status=JobStatus(data["to"]), waiting_for="", notes=(f"{data['to']}",))
+                return replace(now, status=JobStatus(data["to"]), waiting_for="")
             case "progress":
                 return now._advanced(data, at=event.ts)
             case "metrics":
@@ -148,6 +148,7 @@ class LineDisplay:
         self._clock = clock
         self._shown_at = float("-inf")
         self._shown = ""
+        self._stage: tuple[JobStatus, str] | None = None
 
     def __enter__(self) -> Self:
         return self
@@ -160,8 +161,9 @@ class LineDisplay:
             self._console.print(Text(printable(note)), soft_wrap=True)
         now = self._clock()
         line = line_of(snapshot)
-        if now - self._shown_at >= self._every_s and line != self._shown:
-            self._shown_at, self._shown = now, line
+        stage = (snapshot.status, snapshot.phase)
+        if stage != self._stage or (now - self._shown_at >= self._every_s and line != self._shown):
+            self._shown_at, self._shown, self._stage = now, line, stage
             self._console.print(Text(line), soft_wrap=True)
 
 

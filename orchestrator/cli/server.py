@@ -4,7 +4,6 @@ import ctypes
 import importlib.util
 import os
 import signal
-import socket
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -15,6 +14,7 @@ from typing import Annotated
 import typer
 
 from orchestrator.cli.console import command, err, out
+from orchestrator.doctor import port_problem
 from orchestrator.errors import InvalidInput, SettingsError
 from orchestrator.settings import Settings, read_settings
 
@@ -72,7 +72,7 @@ def dashboard(settings: Settings) -> Iterator[None]:
         env={**os.environ, **dashboard_environment(settings)},
         # Ctrl-C reaches this process alone, which then ends the dashboard in order.
         start_new_session=True,
-        preexec_fn=_die_with_parent,
+        preexec_fn=die_with_parent,
     )
     out.print(f"dashboard     {address(settings.dashboard_host, settings.dashboard_port)}", soft_wrap=True)
     try:
@@ -109,17 +109,12 @@ def require_free_port(host: str, port: int, flag: str) -> None:
     Raises:
         InvalidInput: somebody does, or the address is not this machine's.
     """
-    family = socket.AF_INET6 if ":" in host else socket.AF_INET
-    with socket.socket(family, socket.SOCK_STREAM) as probe:
-        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        try:
-            probe.bind((host, port))
-        except OSError as error:
-            advice = f"choose another with {flag}; 'saeforge doctor' tells whether saeforge already runs there"
-            raise InvalidInput(f"{host}:{port}: {error.strerror}", field=flag, suggestion=advice) from None
+    if (problem := port_problem(host, port)) is not None:
+        advice = f"choose another with {flag}; 'saeforge doctor' tells whether saeforge already runs there"
+        raise InvalidInput(f"{host}:{port}: {problem}", field=flag, suggestion=advice)
 
 
-def _die_with_parent() -> None:
+def die_with_parent() -> None:
     """Have the kernel end this child when its parent is gone, even by SIGKILL. Linux only; elsewhere it is left."""
     if sys.platform == "linux":
         ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)

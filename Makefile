@@ -1,0 +1,51 @@
+# Two commands do everything on a machine with Python 3.11 or newer and nothing else: make demo, make test.
+SHELL := /bin/bash
+.DEFAULT_GOAL := help
+.PHONY: help demo test check up image wheelhouse clean
+
+BIN := .venv/bin
+SOURCES := orchestrator worker_image dashboard tests scripts/*.py
+
+# Parts that jobs need in .venv itself when no engine runs them in the worker image.
+engine_answers = docker version >/dev/null 2>&1 && [ "$$SAEFORGE_EXECUTOR" != process ]
+
+help: ## Show this.
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-11s %s\n", $$1, $$2}'
+
+demo: ## Train a real SAE and watch it. ONCE=1 exits at its end; DOCKER=install installs an engine first (root, Debian or Ubuntu).
+	@if [ "$(DOCKER)" = install ]; then scripts/install-docker; fi
+	@if $(engine_answers); then scripts/install orchestrator,dashboard; else scripts/install all; fi
+	@$(BIN)/python scripts/demo.py $(if $(ONCE),--once) $(if $(DEMO_STEPS),--steps $(DEMO_STEPS))
+
+test: ## Install everything, check the code, run every test that this machine can run.
+	@scripts/install dev
+	@$(MAKE) --no-print-directory lint
+	$(BIN)/pytest
+
+check: ## The fast part of it: formatting, types, layers, unit tests.
+	@scripts/install dev
+	@$(MAKE) --no-print-directory lint
+	$(BIN)/pytest tests/unit
+
+.PHONY: lint
+lint:
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+up: ## Start the orchestrator and the dashboard; jobs run in containers, or as processes where no engine answers.
+	@if $(engine_answers); then scripts/install orchestrator,dashboard && scripts/worker-image; else scripts/install all; fi
+	@$(BIN)/saeforge up
+
+image: ## Build the worker image.
+	@scripts/install orchestrator,dashboard
+	@scripts/worker-image
+
+wheelhouse: ## Download the wheels of the images, for building them where there is no network.
+	@scripts/install orchestrator,dashboard
+	@$(BIN)/python scripts/wheelhouse worker --extras worker
+
+clean: ## Remove .venv, wheels and caches; what was trained stays.
+	rm -rf .venv wheelhouse build dist .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +
