@@ -1,6 +1,7 @@
 """The dashboard's frame: style, navigation, health of the orchestrator. Streamlit runs this file at every rerun.
 
-The pages lie in `screens`: a folder named `pages` would make Streamlit open them without this frame at the first deep link.
+The pages lie in ``screens``: beside a folder named ``pages`` Streamlit would open the first deep link without this
+frame.
 """
 
 from pathlib import Path

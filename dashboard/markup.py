@@ -34,7 +34,7 @@ def job_link(job_id: UUID | str, text: str) -> str:
 
 
 def page_link(page: str, text: str) -> str:
-    return f'<a class="sf-link" href="{escape(page)}" data-page="{escape(page)}">{escape(text)}</a>'
+    return f'<a class="sf-link" href="{"./" if page == "overview" else escape(page)}" data-page="{escape(page)}">{escape(text)}</a>'
 
 
 def banner(title: str, text: str, detail: str = "", *, kind: str = "warning") -> str:
@@ -243,4 +243,12 @@ def health(state: str, detail: str) -> str:
     return (
         f'<div class="sf-health sf-{escape(state)}" role="status"><b>{words.get(state, "orchestrator error")}</b>'
         f"{escape(detail)}</div>"
+    )
+
+
+def no_gpu(why: str) -> str:
+    """Stands where a GPU's meter would."""
+    return (
+        '<div class="sf-meter"><div><span>GPU</span><b>none: jobs run on the CPU</b></div>'
+        f"<small>{escape(why)}</small></div>"
     )
