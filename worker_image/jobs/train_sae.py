@@ -1,0 +1,540 @@
+"""The ``train_sae`` job: harvest activations, train the autoencoder on them, leave it as artifacts.
+
+``main`` reads top to bottom: everything that can be wrong with the inputs is found first, in seconds; then the model
+is loaded; then harvesting and training alternate, obeying commands at every batch.
+"""
+
+import platform
+import time
+from dataclasses import dataclass
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+
+import torch
+import transformers
+from torch import Tensor
+
+from worker_image.contract.commands import CheckpointNow, Pause, SetLearningRate, Stop
+from worker_image.contract.events import ArtifactSaved, CheckpointRemoved, CheckpointSaved, Progress, Started
+from worker_image.contract.jobs import TrainSaeParams
+from worker_image.errors import OutOfGpuMemory, UserError
+from worker_image.lm.buffer import DataPosition, ShuffledBuffer
+from worker_image.lm.documents import DocumentFile
+from worker_image.lm.harvest import Harvester
+from worker_image.lm.model import ModelSource, find_model, load_model
+from worker_image.lm.tokens import HeldOut, Sequence, SequenceMaker, TokenStream, set_aside
+from worker_image.pace import Pace
+from worker_image.reporter import Instruction, RunContext, Terminated
+from worker_image.sae.checkpoint import (
+    CheckpointCorrupt,
+    LoadedCheckpoint,
+    load_checkpoint,
+    retain_newest,
+    save_checkpoint,
+)
+from worker_image.sae.config import SaeConfig
+from worker_image.sae.export import sparsify_config, write_json, write_weights
+from worker_image.sae.files import sha256_of
+from worker_image.sae.metrics import evaluate
+from worker_image.sae.trainer import StepOutcome, Trainer
+
+_MAY_DIFFER_ON_RESUME = {"log_every_steps", "checkpoint_every_steps", "keep_checkpoints", "device", "network"}
+"""Parameters that do not shape the result, so a checkpoint of a job with other values can be continued."""
+
+_CENTRE_SAMPLE = 16_384
+"""Activations from which the decoder's bias starts; more do not move their median visibly."""
+
+
+def main(params: TrainSaeParams, run: RunContext) -> None:
+    """Run the job to its end, or to the pause or stop it is told.
+
+    Raises:
+        UserError: the parameters or inputs cannot work.
+    """
+    began = time.monotonic()
+    inputs = check_inputs(params, run)
+    training = Training(params, run, inputs, load(params, inputs), began)
+    training.announce()
+    try:
+        training.execute()
+    except Halted as halt:
+        training.halt(halt.instruction)
+
+
+class Halted(Exception):
+    """Training was told to end early."""
+
+    def __init__(self, instruction: Pause | Stop | Terminated) -> None:
+        super().__init__(instruction)
+        self.instruction = instruction
+
+
+@dataclass(frozen=True)
+class Inputs:
+    """All that is known before any weight is read."""
+
+    device: torch.device
+    source: ModelSource
+    documents: DocumentFile
+    held_out: HeldOut
+    buffer: ShuffledBuffer
+    first_generation: list[Sequence]
+    checkpoint: LoadedCheckpoint | None
+
+
+@dataclass(frozen=True)
+class Loaded:
+    """What the weights add."""
+
+    harvester: Harvester
+    trainer: Trainer
+
+
+def check_inputs(params: TrainSaeParams, run: RunContext) -> Inputs:
+    """Find whatever is wrong with the inputs, cheapest first.
+
+    Raises:
+        UserError: with the parameter at fault.
+    """
+    device = _device(params.device)
+    documents = DocumentFile(Path(run.inputs.get("dataset", params.dataset)), params.text_field)
+    documents.check()
+    if params.max_tokens is not None and params.max_tokens < params.batch_size:
+        raise UserError(
+            "max_tokens", f"{params.max_tokens} tokens are less than one batch ({params.batch_size})", "raise it"
+        )
+    source = find_model(run.inputs.get("model", params.model), params.hookpoint, network=params.network)
+    checkpoint = _checkpoint(params, run.resume_from, documents)
+    run.log(f"reading {documents.path}")
+    maker = SequenceMaker(source.tokenizer, params.context_length, source.longest)
+    held_out = set_aside(documents, maker, params.held_out_tokens, params.batch_size, params.seed)
+    buffer = ShuffledBuffer(
+        TokenStream(documents, maker, held_out.documents, params.max_tokens),
+        capacity=params.buffer_tokens,
+        batch_size=params.batch_size,
+        total_tokens=params.steps * params.batch_size,
+        seed=params.seed,
+        position=DataPosition.from_json(checkpoint.data["position"]) if checkpoint else DataPosition(),
+    )
+    return Inputs(device, source, documents, held_out, buffer, buffer.plan(), checkpoint)
+
+
+def load(params: TrainSaeParams, inputs: Inputs) -> Loaded:
+    """Read the language model's weights and build the autoencoder to match."""
+    source = inputs.source
+    try:
+        model = load_model(source, getattr(torch, params.model_dtype), inputs.device)
+    except torch.cuda.OutOfMemoryError as error:
+        raise OutOfGpuMemory(
+            "model",
+            "the language model does not fit into GPU memory",
+            "set model_dtype to bfloat16 or use a smaller one",
+        ) from error
+    harvester = Harvester(
+        model,
+        source.module_path,
+        pad_id=source.tokenizer.pad_token_id or 0,
+        batch_tokens=params.harvest_batch_size * params.context_length,
+        device=inputs.device,
+    )
+    config = sae_config(params, d_in=harvester.width(inputs.first_generation[0]))
+    try:
+        trainer = Trainer(config, inputs.device)
+    except torch.cuda.OutOfMemoryError as error:
+        raise OutOfGpuMemory(
+            "expansion_factor",
+            f"an autoencoder of {config.d_sae} latents does not fit into GPU memory",
+            "lower expansion_factor",
+        ) from error
+    if inputs.checkpoint:
+        trainer.restore(inputs.checkpoint.trainer)
+    return Loaded(harvester, trainer)
+
+
+def sae_config(params: TrainSaeParams, d_in: int) -> SaeConfig:
+    """The autoencoder that ``params`` ask for on activations of width ``d_in``.
+
+    Raises:
+        UserError: ``k`` or ``auxk_k`` exceeds the number of latents.
+    """
+    d_sae = d_in * params.expansion_factor
+    for field, value in (("k", params.k), ("auxk_k", params.auxk_k or 1)):
+        if value > d_sae:
+            raise UserError(
+                field,
+                f"{value} exceeds the {d_sae} latents (width {d_in} x expansion_factor {params.expansion_factor})",
+                f"lower {field} or raise expansion_factor",
+            )
+    return SaeConfig(
+        d_in=d_in,
+        d_sae=d_sae,
+        k=params.k,
+        auxk_alpha=params.auxk_alpha,
+        auxk_k=params.auxk_k,
+        dead_after_tokens=params.dead_after_tokens,
+        steps=params.steps,
+        optimizer=params.optimizer,
+        lr=params.lr,
+        beta1=params.beta1,
+        beta2=params.beta2,
+        eps=params.eps,
+        weight_decay=params.weight_decay,
+        lr_schedule=params.lr_schedule,
+        warmup_steps=params.warmup_steps,
+        decay_fraction=params.decay_fraction,
+        grad_clip=params.grad_clip,
+        seed=params.seed,
+    )
+
+
+class Training:
+    """The loop and what it holds: data on one side, the trainer on the other, the run in between."""
+
+    def __init__(self, params: TrainSaeParams, run: RunContext, inputs: Inputs, loaded: Loaded, began: float) -> None:
+        self.params = params
+        self.run = run
+        self.inputs = inputs
+        self.buffer = inputs.buffer
+        self.trainer = loaded.trainer
+        self._harvester: Harvester | None = loaded.harvester
+        self._planned: list[Sequence] | None = inputs.first_generation
+        self._held_out_ND: Tensor | None = None
+        earlier = inputs.checkpoint.data["elapsed_s"] if inputs.checkpoint else 0.0
+        self._began = began - float(earlier)
+        self._harvested = 0
+        self._to_harvest = self.params.held_out_tokens + self.buffer.left_to_harvest
+        self._harvest_pace = Pace()
+        self._train_pace = Pace()
+
+    def announce(self) -> None:
+        """Say what is about to happen, to people and to the machine."""
+        summary = self._summary()
+        width = max(len(name) for name in summary)
+        self.run.log("\n".join(f"{name.replace('_', ' '):<{width}}  {value}" for name, value in summary.items()))
+        if self.inputs.checkpoint:
+            self.run.log(f"continuing from {self.run.resume_from} at step {self.trainer.step}")
+        self.run.emit(
+            Started,
+            device=str(self.inputs.device),
+            summary=summary,
+            resumed_from=str(self.run.resume_from) if self.run.resume_from else None,
+        )
+
+    def execute(self) -> None:
+        """Harvest and train to the last step, then evaluate and export."""
+        blocks = list(self._harvest(self.inputs.held_out.sequences))
+        self._held_out_ND = torch.cat(blocks)
+        while self.trainer.step < self.params.steps:
+            if not self.buffer.ready:
+                self._fill()
+            outcome = self._step(self.buffer.next_batch())
+            if self._is_due(self.params.log_every_steps) or self.trainer.step == self.params.steps:
+                self._report(outcome)
+            every = self.params.checkpoint_every_steps
+            if every and self._is_due(every) and self.trainer.step < self.params.steps:
+                self._save("interval")
+            self._obey()
+        self._save("final")
+        results = self._export()
+        self.run.log(_result_line(results), "success")
+        self.run.finish("completed", results=results)
+
+    def halt(self, instruction: Pause | Stop | Terminated) -> None:
+        """End early, losing nothing."""
+        results: dict[str, float] = {}
+        if isinstance(instruction, Pause):
+            name = self._save("pause")
+            self.run.applied(instruction, f"paused at step {self.trainer.step}; {name} is saved")
+            self.run.log(f"paused at step {self.trainer.step}")
+            self.run.finish("paused")
+            return
+        name = self._save("stop")
+        if isinstance(instruction, Stop):
+            if self.trainer.step:
+                results = self._export()
+            else:
+                self.run.notify("stopped before the first step: there is nothing to export", "warning")
+        self.run.applied(instruction, f"stopped at step {self.trainer.step}; {name} is saved")
+        self.run.log(f"stopped at step {self.trainer.step}")
+        self.run.finish("stopped", results=results)
+
+    def _harvest(self, sequences: list[Sequence]):  # type: ignore[no-untyped-def]
+        """Activations of ``sequences``, block by block, reporting progress and obeying commands in between."""
+        assert self._harvester is not None, "the language model was released too early"
+        reported = logged = time.monotonic()
+        self._harvest_pace.start()
+        for block_ND in self._harvester.harvest(sequences):
+            self._harvested += len(block_ND)
+            self._harvest_pace.advance(len(block_ND))
+            yield block_ND.cpu()
+            self._obey()
+            now = time.monotonic()
+            if now - reported >= 1 or self._harvested == self._to_harvest:
+                self._progress("harvesting", self._harvested, self._to_harvest, "tokens", self._harvest_pace.per_s)
+                reported = now
+            if now - logged >= 5 or self._harvested == self._to_harvest:
+                rate = self._harvest_pace.per_s or 0
+                eta = _duration(self._eta_s())
+                self.run.log(
+                    f"harvesting {self._harvested:,}/{self._to_harvest:,} tokens  {rate:,.0f} tok/s  eta {eta}"
+                )
+                logged = now
+
+    def _fill(self) -> None:
+        """Bring the next generation into the buffer, and let the language model go when it was the last."""
+        planned, self._planned = self._planned, None
+        for block_ND in self._harvest(planned if planned is not None else self.buffer.plan()):
+            self.buffer.add(block_ND)
+            if self._train_pace.per_s is None:
+                self._probe()
+        if self.buffer.complete:
+            self._harvester = None
+        if self.trainer.step == 0:
+            self.trainer.sae.centre(self.buffer.sample(_CENTRE_SAMPLE))
+        self._train_pace.start()
+
+    def _probe(self) -> None:
+        """Time a step's gradients before the first step, so that the time left is known while harvesting."""
+        batch_BD = self.buffer.sample(self.params.batch_size)
+        if len(batch_BD) == self.params.batch_size:
+            batch_BD = batch_BD.to(self.trainer.sae.b_dec_D)
+            for _ in range(2):  # the first pass also pays for allocating
+                self._train_pace.start()
+                self.trainer.differentiate(batch_BD)
+            self._train_pace.advance(1)
+
+    def _step(self, batch_BD: Tensor) -> StepOutcome:
+        measure = (self.trainer.step + 1) % self.params.log_every_steps == 0
+        try:
+            outcome = self.trainer.train_step(batch_BD.to(self.trainer.sae.b_dec_D), measure=measure)
+        except torch.cuda.OutOfMemoryError as error:
+            raise OutOfGpuMemory(
+                "batch_size",
+                f"a step on {self.params.batch_size} tokens with {self.trainer.config.d_sae} latents does not fit "
+                "into GPU memory",
+                "lower batch_size or expansion_factor",
+            ) from error
+        self._train_pace.advance(1)
+        return outcome
+
+    def _is_due(self, every: int) -> bool:
+        return self.trainer.step % every == 0
+
+    def _report(self, outcome: StepOutcome) -> None:
+        step, steps = self.trainer.step, self.params.steps
+        dead = self.trainer.dead_count
+        tokens_per_s = (self._train_pace.per_s or 0) * self.params.batch_size
+        values = outcome.values() | {
+            "dead_latents": float(dead),
+            "dead_share": dead / self.trainer.config.d_sae,
+            "tokens_per_s": tokens_per_s,
+        }
+        self.run.log(
+            f"step {step:>{len(str(steps))}}/{steps}  loss {values['loss']:.4f}  fvu {values['fvu']:.4f}  "
+            f"l0 {values['l0']:.1f}  dead {dead} ({values['dead_share']:.1%})  {tokens_per_s:,.0f} tok/s  "
+            f"eta {_duration(self._eta_s())}"
+        )
+        self.run.metrics(step, values)
+        self._progress("training", step, steps, "steps", self._train_pace.per_s)
+        self._check_finite()
+
+    def _check_finite(self) -> None:
+        """No checkpoint is written, and no more time spent, on weights that are lost."""
+        loss = self.trainer.last_loss
+        if loss is not None and loss - loss != 0:
+            raise UserError(
+                "lr",
+                f"the loss is no longer finite at step {self.trainer.step}",
+                f"lower lr (it is {self.trainer.peak_lr:g}) or set grad_clip, e.g. to 1",
+            )
+
+    def _progress(self, phase: str, done: int, total: int, unit: str, rate_per_s: float | None) -> None:
+        self.run.emit(
+            Progress, phase=phase, done=done, total=total, unit=unit, rate_per_s=rate_per_s, eta_s=self._eta_s()
+        )
+
+    def _eta_s(self) -> float | None:
+        """Seconds to the end of the job: what is left to harvest and to train, each at its pace."""
+        tokens = self._to_harvest - self._harvested
+        harvesting = self._harvest_pace.seconds_for(tokens) if tokens else 0.0
+        training = self._train_pace.seconds_for(self.params.steps - self.trainer.step)
+        return None if harvesting is None or training is None else harvesting + training
+
+    def _obey(self) -> None:
+        """Carry out what was asked since the last batch.
+
+        Raises:
+            Halted: it was to end. What was asked after that is refused when the run finishes.
+        """
+        instructions = self.run.poll()
+        for position, instruction in enumerate(instructions):
+            match instruction:
+                case SetLearningRate(lr=lr):
+                    self.trainer.peak_lr = lr
+                    self.run.log(f"peak learning rate is {lr:g} from step {self.trainer.step + 1}")
+                    self.run.applied(instruction, f"peak learning rate {lr:g} from step {self.trainer.step + 1}")
+                case CheckpointNow():
+                    name = self._save("command")
+                    self.run.applied(instruction, f"{name} is saved")
+                case Pause() | Stop() | Terminated():
+                    self._refuse(instructions[position + 1 :], "the job is ending")
+                    raise Halted(instruction)
+
+    def _refuse(self, instructions: list[Instruction], reason: str) -> None:
+        for instruction in instructions:
+            self.run.rejected(instruction, reason)
+
+    def _save(self, reason: str) -> str:
+        """Write a checkpoint, announce it, delete those beyond ``keep_checkpoints``; return its name."""
+        self._check_finite()
+        state = self.trainer.state()
+        data: dict[str, object] = {
+            "position": self.buffer.position.to_json(),
+            "dataset_bytes": self.inputs.documents.size_bytes,
+            "elapsed_s": time.monotonic() - self._began,
+        }
+        saved = save_checkpoint(self.run.checkpoints, state, data, self.params.model_dump(mode="json"))
+        self.run.emit(
+            CheckpointSaved,
+            name=saved.path.name,
+            step=state.step,
+            loss=state.loss,
+            size_bytes=saved.size_bytes,
+            digest=saved.digest,
+            reason=reason,
+        )
+        self.run.log(f"checkpoint {saved.path.name} saved ({saved.size_bytes / 1e6:.1f} MB, {reason})")
+        for name in retain_newest(self.run.checkpoints, self.params.keep_checkpoints):
+            self.run.emit(CheckpointRemoved, name=name)
+        return saved.path.name
+
+    def _export(self) -> dict[str, float]:
+        """Measure on the held-out tokens, write the artifacts, return the results."""
+        trainer, dead = self.trainer, self.trainer.dead_count
+        results: dict[str, float] = {
+            "dead_share": dead / trainer.config.d_sae,
+            "alive_features": trainer.config.d_sae - dead,
+            "steps": trainer.step,
+            "tokens": trainer.tokens_trained,
+        }
+        if trainer.last_loss is not None:
+            results["train_loss"] = trainer.last_loss
+        if self._held_out_ND is not None:
+            measured = evaluate(trainer.sae, self._held_out_ND, self.params.batch_size)
+            results |= {
+                "fvu": measured.fvu,
+                "explained_variance": measured.explained_variance,
+                "l0": measured.l0,
+                "held_out_tokens": measured.tokens,
+                "held_out_features": measured.fired,
+            }
+        results["wall_time_s"] = round(time.monotonic() - self._began, 3)
+        folder = self.run.artifacts
+        write_weights(trainer.sae, folder / "sae.safetensors")
+        write_json(sparsify_config(trainer.config, self._provenance()), folder / "cfg.json")
+        write_json({**results, **self._provenance()}, folder / "metrics.json")
+        for name, kind in (("sae.safetensors", "sae"), ("cfg.json", "config"), ("metrics.json", "metrics")):
+            path = folder / name
+            self.run.emit(
+                ArtifactSaved, path=name, kind=kind, size_bytes=path.stat().st_size, digest=f"sha256:{sha256_of(path)}"
+            )
+            self.run.log(f"artifact {path} saved")
+        return results
+
+    def _provenance(self) -> dict[str, object]:
+        return {
+            "model": self.inputs.source.reference,
+            "hookpoint": self.params.hookpoint,
+            "dataset": str(self.inputs.documents.path),
+            "seed": self.params.seed,
+            "saeforge_version": _saeforge_version(),
+        }
+
+    def _summary(self) -> dict[str, str | int | float | bool | None]:
+        config, source = self.trainer.config, self.inputs.source
+        hookpoint = self.params.hookpoint
+        return {
+            "model": source.reference,
+            "architecture": type(source.config).__name__.removesuffix("Config"),
+            "hookpoint": hookpoint if hookpoint == source.module_path else f"{hookpoint} ({source.module_path})",
+            "dataset": str(self.inputs.documents.path),
+            "dataset_bytes": self.inputs.documents.size_bytes,
+            "tokenizer": type(source.tokenizer).__name__,
+            "vocabulary": len(source.tokenizer),
+            "training_tokens": f"{self.params.steps * self.params.batch_size:,}"
+            + (f" ({self.buffer.tokens:,} distinct)" if self.buffer.repeats else ""),
+            "held_out_tokens": self.params.held_out_tokens,
+            "d_in": config.d_in,
+            "d_sae": config.d_sae,
+            "k": config.k,
+            "steps": config.steps,
+            "batch_size": self.params.batch_size,
+            "optimizer": config.optimizer,
+            "lr": self.trainer.peak_lr,
+            "seed": config.seed,
+            "device": _device_name(self.inputs.device),
+            "threads": torch.get_num_threads(),
+            "python": platform.python_version(),
+            "torch": torch.__version__,
+            "transformers": transformers.__version__,
+            "saeforge": _saeforge_version(),
+        }
+
+
+def _device(wanted: str) -> torch.device:
+    if wanted == "cuda" and not torch.cuda.is_available():
+        raise UserError(
+            "device", "CUDA was asked for but no GPU is available", "set device to auto or cpu, or request a GPU"
+        )
+    use_cuda = wanted != "cpu" and torch.cuda.is_available()
+    return torch.device("cuda:0" if use_cuda else "cpu")
+
+
+def _device_name(device: torch.device) -> str:
+    return f"{device} ({torch.cuda.get_device_name(device)})" if device.type == "cuda" else str(device)
+
+
+def _checkpoint(params: TrainSaeParams, path: Path | None, documents: DocumentFile) -> LoadedCheckpoint | None:
+    """The checkpoint to continue from, refused unless it belongs to this very training."""
+    if path is None:
+        return None
+    try:
+        loaded = load_checkpoint(path)
+    except (FileNotFoundError, CheckpointCorrupt) as error:
+        raise UserError("resume_from", str(error), "resume from an older checkpoint or start afresh") from error
+    for name, value in params.model_dump(mode="json").items():
+        if name not in _MAY_DIFFER_ON_RESUME and loaded.params.get(name) != value:
+            raise UserError(
+                name,
+                f"the checkpoint was written with {name}={loaded.params.get(name)!r}, the job says {value!r}",
+                "use the same value, or start afresh",
+            )
+    if (before := loaded.data["dataset_bytes"]) != documents.size_bytes:
+        raise UserError(
+            "dataset",
+            f"{documents.path} has {documents.size_bytes} bytes; at the checkpoint it had {before}",
+            "restore the dataset, or start afresh",
+        )
+    return loaded
+
+
+def _saeforge_version() -> str:
+    try:
+        return version("saeforge")
+    except PackageNotFoundError:
+        return "unknown"
+
+
+def _duration(seconds: float | None) -> str:
+    if seconds is None:
+        return "unknown"
+    minutes, rest = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}h{minutes:02}m" if hours else f"{minutes}m{rest:02}s"
+
+
+def _result_line(results: dict[str, float]) -> str:
+    return (
+        f"done: held-out fvu {results['fvu']:.4f} at l0 {results['l0']:.1f}, dead share {results['dead_share']:.2%}, "
+        f"{results['alive_features']:.0f} features alive, {_duration(results['wall_time_s'])}"
+    )

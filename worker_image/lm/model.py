@@ -1,0 +1,116 @@
+"""Loading a language model: from a directory, or by hub id where there is a network. Weights are safetensors only."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from safetensors import SafetensorError
+from torch import nn
+from transformers import AutoConfig, AutoModel, AutoTokenizer, PreTrainedConfig, PreTrainedTokenizerBase
+from transformers.utils import logging as transformers_logging
+
+from worker_image.errors import UserError
+from worker_image.lm.hookpoints import resolve_hookpoint
+
+transformers_logging.set_verbosity_error()
+transformers_logging.disable_progress_bar()
+
+
+@dataclass(frozen=True)
+class ModelSource:
+    """Where a language model comes from, checked as far as is possible without reading weights."""
+
+    reference: str
+    """Absolute path or hub id."""
+    config: PreTrainedConfig
+    tokenizer: PreTrainedTokenizerBase
+    module_path: str
+    """The hookpoint as a module path of the model."""
+
+    @property
+    def longest(self) -> int | None:
+        """Most tokens the model reads at once, when it says."""
+        limits = [getattr(self.config.get_text_config(), "max_position_embeddings", None)]
+        # Tokenizers without a limit of their own say so with an absurdly large one.
+        limits += [self.tokenizer.model_max_length] if self.tokenizer.model_max_length < 10**9 else []
+        return min((limit for limit in limits if limit), default=None)
+
+
+def find_model(reference: str, hookpoint: str, *, network: bool) -> ModelSource:
+    """Read configuration and tokenizer, and find the hookpoint in the model's skeleton. Takes seconds at most.
+
+    Raises:
+        UserError: the model cannot be had, or has no such hookpoint.
+    """
+    local = Path(reference).is_absolute()
+    if local:
+        _check_directory(Path(reference))
+    elif not network:
+        raise UserError(
+            "model",
+            f"{reference!r} is not on this machine and the job has no network",
+            "name a local model or allow network",
+        )
+    try:
+        config = AutoConfig.from_pretrained(reference, local_files_only=local)
+        tokenizer = AutoTokenizer.from_pretrained(reference, local_files_only=local)
+    except (OSError, ValueError, KeyError, ImportError) as error:
+        raise UserError(
+            "model", f"{reference} cannot be loaded: {_first_line(error)}", "name a complete Hugging Face model"
+        ) from error
+    try:
+        with torch.device("meta"):
+            skeleton = AutoModel.from_config(config)
+    except (ValueError, KeyError, ImportError) as error:
+        raise UserError(
+            "model", f"{reference} is of a kind that cannot be built: {_first_line(error)}", "name another model"
+        ) from error
+    layers = getattr(config.get_text_config(), "num_hidden_layers", None)
+    return ModelSource(reference, config, tokenizer, resolve_hookpoint(skeleton, hookpoint, layers))
+
+
+def load_model(source: ModelSource, dtype: torch.dtype, device: torch.device) -> nn.Module:
+    """The model with its weights, ready to be read from.
+
+    Raises:
+        UserError: the weights are missing or damaged.
+    """
+    try:
+        model = AutoModel.from_pretrained(
+            source.reference,
+            local_files_only=Path(source.reference).is_absolute(),
+            use_safetensors=True,
+            dtype=dtype,
+        )
+    except (OSError, ValueError, SafetensorError) as error:
+        raise UserError(
+            "model",
+            f"the weights of {source.reference} cannot be loaded: {_first_line(error)}",
+            "fetch the model again",
+        ) from error
+    return model.to(device).eval().requires_grad_(False)
+
+
+def _check_directory(path: Path) -> None:
+    if not path.is_dir():
+        raise UserError("model", f"there is no model directory at {path}", "put the model there or name another")
+    if not (path / "config.json").is_file():
+        raise UserError("model", f"{path} holds no config.json", "name a directory saved by save_pretrained")
+    if not any(path.glob("*.safetensors")):
+        pickled = any(path.glob("*.bin"))
+        raise UserError(
+            "model",
+            f"{path} holds no *.safetensors weights"
+            + (", only pickled ones, which are never loaded" if pickled else ""),
+            "save the model as safetensors",
+        )
+    try:
+        for file in path.iterdir():
+            if file.suffix in (".json", ".safetensors"):
+                file.open("rb").close()
+    except OSError as error:
+        raise UserError("model", f"{error.filename} cannot be read: {error.strerror}", "make it readable") from None
+
+
+def _first_line(error: BaseException) -> str:
+    return (str(error).strip().splitlines() or [type(error).__name__])[0]

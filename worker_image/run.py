@@ -1,0 +1,92 @@
+"""``python -m worker_image.run <run directory>``: what runs inside a job's container.
+
+Reads ``params.json``, calls ``main(params, run)`` of the module in ``worker_image/jobs/`` that bears the job type's
+name, and turns whatever goes wrong into one ``Finished(outcome="failed")`` with its traceback in the log.
+
+Exit codes: 0 completed, paused or stopped; 1 internal error or out of GPU memory; 2 the user's parameters cannot work.
+"""
+
+import errno
+import importlib
+import os
+import sys
+import tempfile
+import traceback
+from pathlib import Path
+
+from worker_image.contract.events import Failure
+from worker_image.contract.rundir import RunDir, RunSpec
+from worker_image.errors import UserError
+from worker_image.reporter import Run, write_line
+
+EXIT_INTERNAL = 1
+EXIT_USER_ERROR = 2
+
+
+def prepare_environment(spec: RunSpec) -> None:
+    """Settle what libraries read from the environment when they are imported.
+
+    Without network the hub client must not try; compute threads follow the cores granted (a container's limit does
+    not show in ``os.cpu_count``); and a home that cannot be written (read-only root) must not be anyone's cache.
+    """
+    os.environ["HF_HUB_DISABLE_TELEMETRY"] = "1"
+    os.environ["HF_HUB_DISABLE_PROGRESS_BARS"] = "1"
+    os.environ["TRANSFORMERS_VERBOSITY"] = "error"
+    if not spec.params.network:
+        os.environ["HF_HUB_OFFLINE"] = "1"
+    if spec.cpus is not None:
+        threads = str(max(1, int(spec.cpus)))
+        os.environ["OMP_NUM_THREADS"] = threads
+        os.environ["RAYON_NUM_THREADS"] = threads
+    if not os.access(Path("~").expanduser(), os.W_OK):
+        os.environ.setdefault("HF_HOME", str(Path(tempfile.gettempdir()) / "huggingface"))
+
+
+def failure_of(error: BaseException) -> Failure:
+    """What a user is told about an exception."""
+    if isinstance(error, UserError):
+        return Failure(code="user_error", message=error.message, field=error.field, suggestion=error.suggestion)
+    if isinstance(error, OSError) and error.errno == errno.ENOSPC:
+        return Failure(
+            code="internal_error",
+            message=f"the disk is full: {error}",
+            suggestion="free space under the saeforge home, or lower keep_checkpoints, then restart the job",
+        )
+    return Failure(
+        code="internal_error",
+        message=f"{type(error).__name__}: {error}",
+        suggestion="the job's log holds the traceback; the failure is likely a defect of saeforge",
+    )
+
+
+def main(argv: list[str]) -> int:
+    """Run the attempt in ``argv[0]``; return the process's exit code."""
+    if len(argv) != 1:
+        sys.stderr.write("usage: python -m worker_image.run <run directory>\n")
+        return EXIT_USER_ERROR
+    run_dir = RunDir(Path(argv[0]))
+    try:
+        spec = run_dir.spec()
+    except (OSError, ValueError) as error:
+        # No run spec, so nothing of the contract can be kept either: the exit code and the log have to do.
+        write_line(f"cannot read {run_dir.params}: {error}", "error")
+        return EXIT_USER_ERROR
+    # Before the heavy imports: they take seconds, in which SIGTERM would otherwise kill without a word.
+    run = Run(run_dir, spec)
+    prepare_environment(spec)
+    try:
+        job = importlib.import_module(f"worker_image.jobs.{spec.params.type}")
+        job.main(spec.params, run)
+    except Exception as error:  # the task boundary: everything becomes a Failure
+        if not isinstance(error, UserError):
+            write_line(traceback.format_exc(), "error")
+        failure = failure_of(error)
+        advice = f" ({failure.field}) {failure.suggestion or ''}" if failure.field else ""
+        write_line(f"job failed: {failure.message}{advice}", "error")
+        run.finish("failed", failure=failure)
+        return EXIT_USER_ERROR if failure.code == "user_error" else EXIT_INTERNAL
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

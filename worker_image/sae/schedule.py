@@ -1,0 +1,21 @@
+"""The learning-rate schedule: a rise, a plateau, a fall."""
+
+import math
+
+from worker_image.sae.config import SaeConfig
+
+
+def lr_factor(step: int, config: SaeConfig) -> float:
+    """Share of the peak learning rate used by step number ``step``, counted from 0.
+
+    Warm-up gives step i the share (i + 1) / warmup_steps, so that no step is wasted on a rate of 0; the decay likewise
+    ends with the last step just above 0.
+    """
+    rise = min(1.0, (step + 1) / config.warmup_steps) if config.warmup_steps else 1.0
+    decay_steps = round(config.steps * config.decay_fraction)
+    remaining = config.steps - step
+    if config.lr_schedule == "constant" or decay_steps == 0 or remaining > decay_steps:
+        return rise
+    share = max(0.0, remaining / (decay_steps + 1))
+    fall = share if config.lr_schedule == "linear" else 0.5 * (1 - math.cos(math.pi * share))
+    return rise * fall
