@@ -34,7 +34,8 @@ def job_link(job_id: UUID | str, text: str) -> str:
 
 
 def page_link(page: str, text: str) -> str:
-    return f'<a class="sf-link" href="{"./" if page == "overview" else escape(page)}" data-page="{escape(page)}">{escape(text)}</a>'
+    href = "./" if page == "overview" else escape(page)
+    return f'<a class="sf-link" href="{href}" data-page="{escape(page)}">{escape(text)}</a>'
 
 
 def banner(title: str, text: str, detail: str = "", *, kind: str = "warning") -> str:
@@ -215,10 +216,10 @@ def recent_table(jobs: Iterable[JobView]) -> str:
     return table(headers, map(row, jobs), label="Jobs")
 
 
-def meter(label: str, value: float, maximum: float, text: str, aside: str = "") -> str:
-    """How full something is. It turns orange above 85 % and red above 95 %."""
+def meter(label: str, value: float, maximum: float, text: str, aside: str = "", *, alarming: bool = True) -> str:
+    """How full something is. Where that is alarming it turns orange above 85 % and red above 95 %."""
     share = 0.0 if maximum <= 0 else min(1.0, max(0.0, value / maximum))
-    level = "full" if share > 0.95 else "high" if share > 0.85 else "fine"
+    level = "fine" if not alarming or share <= 0.85 else "high" if share <= 0.95 else "full"
     return (
         f'<div class="sf-meter"><div><span>{escape(label)}</span><span>{escape(aside)}</span>'
         f"<b>{escape(text)}</b></div>"

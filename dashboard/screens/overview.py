@@ -86,7 +86,7 @@ def machine(system: SystemStatus) -> str:
     cores = f"{system.cpus:g} cores for jobs"
     of_memory = f"of {mebibytes(system.memory_total_mb)}"
     rest = [
-        markup.meter("CPU", system.cpu_percent, 100, f"{system.cpu_percent:.0f} %", cores),
+        markup.meter("CPU", system.cpu_percent, 100, f"{system.cpu_percent:.0f} %", cores, alarming=False),
         markup.meter(
             "Memory", system.memory_used_mb, system.memory_total_mb, mebibytes(system.memory_used_mb), of_memory
         ),
@@ -105,17 +105,24 @@ def gpu_meter(gpu: GpuView) -> str:
     if gpu.power_w is not None:
         facts.append(f"{gpu.power_w:.0f} W")
     text = f"{mebibytes(gpu.memory_used_mb)} / {mebibytes(gpu.memory_total_mb)}"
-    return markup.meter(f"GPU {gpu.index}", gpu.memory_used_mb, gpu.memory_total_mb, text, " · ".join(facts))
+    name = f"GPU {gpu.index}"
+    return markup.meter(name, gpu.memory_used_mb, gpu.memory_total_mb, text, " · ".join(facts), alarming=False)
+
+
+def matching(status: str | None, query: str, offset: int) -> JobPage | None:
+    """One page of the jobs, newest first; what was seen last while the orchestrator is away."""
+    try:
+        found = connection.client().jobs(status=status, q=query or None, limit=PAGE_ROWS, offset=offset)
+    except OrchestratorError:
+        known: JobPage | None = st.session_state.get("runs")  # the banner above says what is wrong
+        return known
+    st.session_state["runs"] = found
+    return found
 
 
 @st.fragment(run_every=TICK_S)
 def runs(status: str | None, query: str, offset: int) -> None:
-    """The table of jobs, newest first."""
-    try:
-        found: JobPage | None = connection.client().jobs(status=status, q=query or None, limit=PAGE_ROWS, offset=offset)
-        st.session_state["runs"] = found
-    except OrchestratorError:
-        found = st.session_state.get("runs")  # the banner above says what is wrong
+    found = matching(status, query, offset)
     if found is None:
         return
     if found.items:
@@ -131,8 +138,6 @@ def runs(status: str | None, query: str, offset: int) -> None:
 def page() -> None:
     st.html('<h1 class="sf-title">Overview</h1>')
     now()
-    known: JobPage | None = st.session_state.get("runs")
-    offset: int = st.session_state.get("offset", 0)
     with st.container(horizontal=True, vertical_alignment="bottom", key="filters"):
         st.html(markup.section("Runs"), width="stretch")
         query = st.text_input(
@@ -143,15 +148,25 @@ def page() -> None:
             "Status", [status.value for status in JobStatus], index=None, key="status", placeholder="Any status",
             label_visibility="collapsed", width=160, bind="query-params",
         )  # fmt: skip
-        newer = st.button("Newer", disabled=not offset, key="newer")
-        older = st.button("Older", disabled=known is not None and offset + PAGE_ROWS >= known.total, key="older")
-    if (status, query) != st.session_state.get("filtered", (None, "")):
+        offset = turned(status, query)
+    runs(status, query, offset)
+
+
+def turned(status: str | None, query: str) -> int:
+    """Buttons to older and newer jobs, where there are more than fit; the offset to show."""
+    if (status, query) != st.session_state.get("filtered"):
         st.session_state["filtered"] = (status, query)
-        st.session_state["offset"] = offset = 0
-    elif newer or older:
+        st.session_state["offset"] = 0
+    offset: int = st.session_state["offset"]
+    found = matching(status, query, offset)
+    if found is None or (found.total <= PAGE_ROWS and not offset):
+        return offset
+    newer = st.button("Newer", disabled=not offset, key="newer")
+    older = st.button("Older", disabled=offset + PAGE_ROWS >= found.total, key="older")
+    if newer or older:
         st.session_state["offset"] = max(0, offset + (PAGE_ROWS if older else -PAGE_ROWS))
         st.rerun()
-    runs(status, query, offset)
+    return offset
 
 
 page()

@@ -40,7 +40,7 @@ def machine() -> None:
 def meters(system: SystemStatus) -> str:
     used_disk = system.disk_total_mb - system.disk_free_mb
     cores = f"{system.cpus:g} cores for jobs"
-    shown = [markup.meter("CPU", system.cpu_percent, 100, f"{system.cpu_percent:.0f} %", cores)]
+    shown = [markup.meter("CPU", system.cpu_percent, 100, f"{system.cpu_percent:.0f} %", cores, alarming=False)]
     for name, used, total in (
         ("Memory", system.memory_used_mb, system.memory_total_mb),
         ("Swap", system.swap_used_mb, system.swap_total_mb),

@@ -24,6 +24,10 @@ def _recommended(low: float, high: float) -> dict[str, Any]:
     return {"x-recommended": [low, high]}
 
 
+_BASIC: dict[str, Any] = {"x-basic": True}
+"""Marks a field that the form always shows, though no range of it is recommended."""
+
+
 class JobType(BaseModel):
     """Parameters of one kind of job. Unknown fields are errors; instances never change."""
 
@@ -79,7 +83,9 @@ class TrainSaeParams(JobType):
     """Text to harvest activations from: a .jsonl or .txt file, by name under <home>/datasets or by path."""
     text_field: str = Field(default="text", min_length=1)
     """Key of the text in each JSONL line; a .txt file is split at blank lines."""
-    hookpoint: str = Field(default="layers.0", pattern=r"^[A-Za-z_][\w]*(\.[\w]+)*$", max_length=200)
+    hookpoint: str = Field(
+        default="layers.0", pattern=r"^[A-Za-z_][\w]*(\.[\w]+)*$", max_length=200, json_schema_extra=_BASIC
+    )
     """Module whose output is learned, relative to the model: "layers.3" is the residual stream after block 3."""
 
     expansion_factor: int = Field(default=8, ge=1, le=256, json_schema_extra=_recommended(4, 64))
@@ -93,7 +99,7 @@ class TrainSaeParams(JobType):
     dead_after_tokens: int = Field(default=10_000_000, ge=1)
     """A latent is dead after this many training tokens without firing."""
 
-    steps: int = Field(default=1000, ge=1, le=100_000_000)
+    steps: int = Field(default=1000, ge=1, le=100_000_000, json_schema_extra=_BASIC)
     """Optimiser steps."""
     batch_size: int = Field(default=2048, ge=1, le=1_048_576, json_schema_extra=_recommended(64, 16384))
     """Tokens per optimiser step."""
@@ -166,7 +172,7 @@ class ContainerParams(JobType):
     """Image name as the engine knows it, e.g. "python:3.11-slim"."""
     command: Annotated[list[str], Field(min_length=1, max_length=1000)]
     """Program and arguments, one item each; no shell interprets them."""
-    env: dict[str, str] = Field(default_factory=dict)
+    env: dict[str, str] = Field(default_factory=dict, json_schema_extra=_BASIC)
     """Environment variables. Not for secrets: they are stored with the job."""
 
     @model_validator(mode="after")

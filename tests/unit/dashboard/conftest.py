@@ -120,9 +120,7 @@ class FakeClient:
     def jobs(self, *, status: str | None = None, q: str | None = None, **_: Any) -> JobPage:
         self._reach()
         found = [
-            job
-            for job in self.held.values()
-            if (status is None or job.status == status) and (not q or q in job.name)
+            job for job in self.held.values() if (status is None or job.status == status) and (not q or q in job.name)
         ]
         return JobPage(items=found, total=len(found))
 
@@ -158,7 +156,9 @@ class FakeClient:
         return TicketView(ticket=f"ticket-{uuid4()}", expires_in_s=30)
 
     def metrics(self, job_id: Any, **_: Any) -> MetricSeries:
-        points = [MetricPoint(step=step, ts=NOW + timedelta(seconds=step), values={"loss": 1 / step}) for step in (1, 2)]
+        points = [
+            MetricPoint(step=step, ts=NOW + timedelta(seconds=step), values={"loss": 1 / step}) for step in (1, 2)
+        ]
         return MetricSeries(items=points, total=2)
 
     def logs(
