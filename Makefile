@@ -35,16 +35,16 @@ lint:
 	$(BIN)/lint-imports
 
 up: ## Start the orchestrator and the dashboard; jobs run in containers, or as processes where no engine answers.
-	@if $(engine_answers); then scripts/install orchestrator,dashboard && scripts/worker-image; else scripts/install all; fi
+	@if $(engine_answers); then $(MAKE) --no-print-directory image; else scripts/install all; fi
 	@$(BIN)/saeforge up
 
 image: ## Build the worker image.
 	@scripts/install orchestrator,dashboard
-	@scripts/worker-image
+	@TORCH_INDEX_URL="$$(scripts/torch-index)" scripts/worker-image
 
 wheelhouse: ## Download the wheels of the images, for building them where there is no network.
 	@scripts/install orchestrator,dashboard
-	@$(BIN)/python scripts/wheelhouse worker --extras worker
+	@TORCH_INDEX_URL="$$(scripts/torch-index)" $(BIN)/python scripts/wheelhouse worker --extras worker --python 3.11
 
 clean: ## Remove .venv, wheels and caches; what was trained stays.
 	rm -rf .venv wheelhouse build dist .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache

@@ -82,10 +82,13 @@ def docker(settings: Settings) -> Iterator[Finding]:
     import docker as sdk
     from requests import RequestException
 
+    if (lacking := _engine_socket_problem()) is not None:
+        yield lacking
+        return
     try:
         engine = sdk.from_env(timeout=5)
     except (sdk.errors.DockerException, RequestException) as error:
-        yield _no_engine(error)
+        yield _no_engine(str(error))
         return
     try:
         info: dict[str, Any] = engine.info()
@@ -93,18 +96,31 @@ def docker(settings: Settings) -> Iterator[Finding]:
         yield _image(engine, settings.worker_image)
         yield _gpu_runtime(info)
     except (sdk.errors.DockerException, RequestException) as error:
-        yield _no_engine(error)
+        yield _no_engine(str(error))
     finally:
         engine.close()
 
 
-def _no_engine(error: Exception) -> Finding:
-    said = str(error)
-    if "Permission denied" in said or "PermissionError" in said:
-        remedy = "sudo usermod -aG docker $USER, then log in again"
-        return Finding(name="docker", state="warning", detail="no permission to use the engine's socket", remedy=remedy)
+def _engine_socket_problem() -> Finding | None:
+    """Why the engine's own socket on this machine cannot be used, when it is that and not the engine."""
+    scheme, _, path = os.environ.get("DOCKER_HOST", "unix:///var/run/docker.sock").partition("://")
+    if scheme != "unix":
+        return None
+    with socket.socket(socket.AF_UNIX) as probe:
+        try:
+            probe.connect(path)
+        except PermissionError:
+            remedy = "sudo usermod -aG docker $USER, then log in again"
+            detail = f"no permission to use {path}"
+            return Finding(name="docker", state="warning", detail=detail, remedy=remedy)
+        except OSError as error:
+            return _no_engine(f"{path}: {error.strerror}")
+    return None
+
+
+def _no_engine(why: str) -> Finding:
     remedy = "scripts/install-docker (root, Debian or Ubuntu), or start it; until then jobs run as plain processes"
-    return Finding(name="docker", state="warning", detail="no engine answers", remedy=remedy)
+    return Finding(name="docker", state="warning", detail=f"no engine answers ({why})", remedy=remedy)
 
 
 def _image(engine: "DockerClient", name: str) -> Finding:

@@ -96,15 +96,18 @@ def ls(
 def _listing(jobs: Sequence[JobView], width: int) -> Table:
     """One line a job, whatever the width: names and details are cut short, ids never."""
     roomy = width >= 110
+    name_width = 20 if width >= 80 else 10
+    # Whatever the other columns leave over.
+    detail_width = max(8, width - name_width - (66 if roomy else 42))
     headings = ["ID", "NAME", *(["TYPE", "OWNER"] if roomy else []), "STATUS", "PROGRESS", "AGE", "DETAIL"]
     table = Table(box=None, pad_edge=False, header_style="bold")
     for heading in headings:
         table.add_column(heading, no_wrap=True, justify="right" if heading in {"PROGRESS", "AGE"} else "left")
     for job in jobs:
         name = Text(printable(job.name))
-        name.truncate(20, overflow="ellipsis")
+        name.truncate(name_width, overflow="ellipsis")
         detail = Text(printable(_detail(job)))
-        detail.truncate(max(10, width - (85 if roomy else 60)), overflow="ellipsis")
+        detail.truncate(detail_width, overflow="ellipsis")
         age = duration((datetime.now(UTC) - job.created_at).total_seconds())
         kind: list[str | Text] = [job.type, Text(printable(job.owner))] if roomy else []
         table.add_row(str(job.id)[:8], name, *kind, status_text(job.status), _share(job), age, detail)

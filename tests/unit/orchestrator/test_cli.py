@@ -1,0 +1,348 @@
+"""The command line against scripted answers."""
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+
+import pytest
+from typer.testing import CliRunner, Result
+
+from orchestrator.cli import app
+from orchestrator.cli.console import ExitCode
+from orchestrator.cli.submission import parameters
+from orchestrator.domain import Resources
+from tests.scripted_api import JOB, Answer, Script, error_json, http_server, job_json
+from worker_image.contract.jobs import JOB_TYPES, ContainerParams, TrainSaeParams
+
+DOCS = Path(__file__).resolve().parents[3] / "docs" / "cli.md"
+
+
+@pytest.fixture(autouse=True)
+def _settings(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("SAEFORGE_HOME", str(tmp_path))
+    monkeypatch.setenv("SAEFORGE_API_KEY", "secret")
+
+
+def page(*jobs: dict[str, object]) -> Answer:
+    return Answer(body={"items": jobs, "total": len(jobs)})
+
+
+def run(
+    monkeypatch: pytest.MonkeyPatch, words: Sequence[str], *answers: Answer, typed: str = ""
+) -> tuple[Result, Script]:
+    script = Script(*answers)
+    with http_server(script) as url:
+        monkeypatch.setenv("SAEFORGE_URL", url)
+        return CliRunner().invoke(app, list(words), input=typed), script
+
+
+def sent(script: Script) -> dict[str, object]:
+    body: dict[str, object] = json.loads(script.requests[0].body)
+    return body
+
+
+def given(job_type: type, **values: object) -> dict[str, object]:
+    """What typer hands over: every flag, the ones not given as None."""
+    flags = dict.fromkeys([*job_type.model_fields, "params", "param"])  # type: ignore[attr-defined]
+    return {**flags, **values}
+
+
+# Exit codes and errors
+
+
+@pytest.mark.parametrize(
+    ("answer", "code"),
+    [
+        (Answer(400, error_json("invalid_input")), ExitCode.BAD_INPUT),
+        (Answer(401, error_json("unauthenticated")), ExitCode.NOT_ALLOWED),
+        (Answer(404, error_json("not_found")), ExitCode.NOT_FOUND),
+        (Answer(409, error_json("state_conflict")), ExitCode.CONFLICT),
+        (Answer(500, error_json("internal_error")), ExitCode.ORCHESTRATOR_ERROR),
+        (Answer(200, b"<html>"), ExitCode.ORCHESTRATOR_ERROR),
+    ],
+)
+def test_each_kind_of_error_has_its_exit_code(monkeypatch: pytest.MonkeyPatch, answer: Answer, code: ExitCode) -> None:
+    result, _ = run(monkeypatch, ["pause", str(JOB)], answer)
+    assert result.exit_code == code
+
+
+def test_nobody_answering_has_an_exit_code_of_its_own(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("SAEFORGE_URL", "http://127.0.0.1:1")
+    result = CliRunner().invoke(app, ["ls"])
+    assert result.exit_code == ExitCode.UNREACHABLE
+    assert "saeforge up" in result.stderr
+
+
+def test_an_error_is_one_line_and_its_advice(monkeypatch: pytest.MonkeyPatch) -> None:
+    refusal = Answer(400, error_json("invalid_input", "k: too big", field="k", suggestion="lower k"))
+    result, _ = run(monkeypatch, ["submit", "train_sae", "--model", "m", "--dataset", "d"], refusal)
+    assert result.stderr.splitlines() == ["error: k: too big", "  → lower k"]
+    assert result.stdout == ""
+
+
+def test_an_error_is_json_where_json_is_asked_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    refusal = Answer(400, error_json("invalid_input", "k: too big", field="k", suggestion="lower k"))
+    result, _ = run(monkeypatch, ["show", str(JOB), "--json"], refusal)
+    assert json.loads(result.stderr) == {
+        "code": "invalid_input",
+        "message": "k: too big",
+        "details": {"field": "k", "suggestion": "lower k"},
+    }
+
+
+def test_an_unknown_flag_is_wrong_usage() -> None:
+    assert CliRunner().invoke(app, ["submit", "train_sae", "--depth", "3"]).exit_code == ExitCode.BAD_INPUT
+
+
+def test_a_bad_setting_is_wrong_input(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("SAEFORGE_PORT", "many")
+    result = CliRunner().invoke(app, ["ls"])
+    assert result.exit_code == ExitCode.BAD_INPUT
+    assert "SAEFORGE_PORT" in result.stderr
+
+
+# Naming a job
+
+
+def test_the_start_of_an_id_is_enough(monkeypatch: pytest.MonkeyPatch) -> None:
+    other = job_json(id="99999999-2222-3333-4444-555555555555")
+    result, script = run(monkeypatch, ["cancel", "1111"], page(job_json(), other), Answer(202, job_json("cancelled")))
+    assert result.exit_code == 0
+    assert script.requests[1].path == f"/api/jobs/{JOB}"
+
+
+def test_a_start_that_fits_several_jobs_is_refused_with_their_ids(monkeypatch: pytest.MonkeyPatch) -> None:
+    other = "11119999-2222-3333-4444-555555555555"
+    result, _ = run(monkeypatch, ["cancel", "1111"], page(job_json(), job_json(id=other)))
+    assert result.exit_code == ExitCode.BAD_INPUT
+    assert str(JOB) in result.stderr
+    assert other in result.stderr
+
+
+def test_a_start_that_fits_no_job_is_not_found(monkeypatch: pytest.MonkeyPatch) -> None:
+    result, _ = run(monkeypatch, ["show", "abc"], page(job_json()))
+    assert result.exit_code == ExitCode.NOT_FOUND
+
+
+def test_a_start_is_looked_for_on_every_page(monkeypatch: pytest.MonkeyPatch) -> None:
+    first = Answer(body={"items": [job_json(id="99999999-2222-3333-4444-555555555555")], "total": 2})
+    second = Answer(body={"items": [job_json()], "total": 2})
+    result, script = run(monkeypatch, ["cancel", "1"], first, second, Answer(202, job_json("cancelled")))
+    assert result.exit_code == 0
+    assert "offset=1" in script.requests[1].path
+
+
+def test_what_cannot_be_an_id_is_not_asked_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    result, script = run(monkeypatch, ["show", "../health"], Answer())
+    assert result.exit_code == ExitCode.BAD_INPUT
+    assert script.requests == []
+
+
+# Submitting
+
+
+def test_submit_prints_the_id_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    flags = ["--model", "m", "--dataset", "d", "--k", "16", "--lr", "0.001", "--optimizer", "adamw"]
+    result, script = run(monkeypatch, ["submit", "train_sae", *flags], Answer(201, job_json()))
+    assert result.stdout == f"{JOB}\n"
+    assert sent(script)["params"] == {"model": "m", "dataset": "d", "k": 16, "lr": 0.001, "optimizer": "adamw"}
+
+
+def test_submit_passes_on_whose_job_it_is_and_what_it_needs(monkeypatch: pytest.MonkeyPatch) -> None:
+    owned = ["--name", "n", "--owner", "o", "--priority", "7", "--tag", "a", "--tag", "b"]
+    needed = ["--gpus", "2", "--cpus", "1.5", "--memory-mb", "4096", "--timeout-s", "60"]
+    words = ["submit", "train-sae", "--model", "m", "--dataset", "d", *owned, *needed]
+    _, script = run(monkeypatch, words, Answer(201, job_json()))
+    body = sent(script)
+    assert (body["name"], body["owner"], body["priority"], body["tags"]) == ("n", "o", 7, ["a", "b"])
+    assert Resources.model_validate(body["resources"]) == Resources(gpus=2, cpus=1.5, memory_mb=4096, timeout_s=60)
+
+
+def test_everything_after_two_dashes_is_the_containers_command(monkeypatch: pytest.MonkeyPatch) -> None:
+    words = ["submit", "container", "--image", "i", "--env", "A=B=C", "--network", "--", "sh", "-c", "echo --image"]
+    _, script = run(monkeypatch, words, Answer(201, job_json()))
+    assert sent(script)["params"] == {
+        "image": "i",
+        "env": {"A": "B=C"},
+        "network": True,
+        "command": ["sh", "-c", "echo --image"],
+    }
+
+
+def test_the_flags_of_a_containers_program_are_left_to_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    _, script = run(monkeypatch, ["submit", "container", "--image", "i", "ls", "--json"], Answer(201, job_json()))
+    assert sent(script)["params"] == {"image": "i", "command": ["ls", "--json"]}
+
+
+def test_a_resource_out_of_range_is_refused_here(monkeypatch: pytest.MonkeyPatch) -> None:
+    result, script = run(monkeypatch, ["submit", "container", "--image", "i", "--gpus", "-1", "ls"], Answer())
+    assert result.exit_code == ExitCode.BAD_INPUT
+    assert script.requests == []
+
+
+@pytest.mark.parametrize(("name", "text"), [("p.json", '{"k": 4, "model": "m"}'), ("p.yaml", "k: 4\nmodel: m\n")])
+def test_parameters_come_from_a_file_too(tmp_path: Path, name: str, text: str) -> None:
+    file = tmp_path / name
+    file.write_text(text)
+    assert parameters(TrainSaeParams, given(TrainSaeParams, params=file)) == {"k": 4, "model": "m"}
+
+
+def test_a_flag_goes_before_a_pair_and_a_pair_before_the_file(tmp_path: Path) -> None:
+    file = tmp_path / "p.json"
+    file.write_text('{"k": 1, "seed": 1, "steps": 1}')
+    flags = given(TrainSaeParams, params=file, param=["k=2", "seed=2"], k=3)
+    assert parameters(TrainSaeParams, flags) == {"k": 3, "seed": 2, "steps": 1}
+
+
+def test_a_pair_is_json_where_it_can_be() -> None:
+    pairs = ["checkpoint_every_steps=null", "lr=1e-3", "model=all-MiniLM"]
+    assert parameters(TrainSaeParams, given(TrainSaeParams, param=pairs)) == {
+        "checkpoint_every_steps": None,
+        "lr": 0.001,
+        "model": "all-MiniLM",
+    }
+
+
+@pytest.mark.parametrize("content", ["[1]", "{", '{"type": "container"}'])
+def test_a_file_of_something_else_is_wrong_input(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, content: str) -> None:
+    (tmp_path / "p.json").write_text(content)
+    result, script = run(monkeypatch, ["submit", "train_sae", "--params", str(tmp_path / "p.json")], Answer())
+    assert result.exit_code == ExitCode.BAD_INPUT
+    assert script.requests == []
+
+
+def test_a_file_that_is_not_there_is_wrong_input(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    result, _ = run(monkeypatch, ["submit", "train_sae", "--params", str(tmp_path / "none.yaml")], Answer())
+    assert result.exit_code == ExitCode.BAD_INPUT
+
+
+@pytest.mark.parametrize("name", JOB_TYPES)
+def test_every_parameter_of_every_job_type_is_in_its_help(monkeypatch: pytest.MonkeyPatch, name: str) -> None:
+    monkeypatch.setenv("COLUMNS", "200")
+    monkeypatch.setenv("TERMINAL_WIDTH", "200")
+    shown = CliRunner().invoke(app, ["submit", name, "--help"]).stdout
+    for field in JOB_TYPES[name].model_fields:
+        assert field == "type" or f"--{field.replace('_', '-')}" in shown or field.upper() in shown
+
+
+@pytest.mark.parametrize("job_type", JOB_TYPES.values())
+def test_no_parameter_takes_the_name_of_a_flag_that_every_job_has(job_type: type[ContainerParams]) -> None:
+    common = {"params", "param", "name", "owner", "priority", "tag", "follow", "json", *Resources.model_fields}
+    assert not common & set(job_type.model_fields)
+
+
+# Looking and acting
+
+
+def test_ls_passes_its_filters_on(monkeypatch: pytest.MonkeyPatch) -> None:
+    words = ["--status", "running", "--type", "train_sae", "--owner", "o", "--tag", "t", "-q", "text"]
+    _, script = run(monkeypatch, ["ls", *words, "--limit", "5", "--offset", "2"], page())
+    expected = "/api/jobs?status=running&type=train_sae&owner=o&tag=t&q=text&limit=5&offset=2"
+    assert script.requests[0].path == expected
+
+
+@pytest.mark.parametrize("width", ["60", "80", "120", "200"])
+def test_ls_shows_id_and_status_whatever_the_width(monkeypatch: pytest.MonkeyPatch, width: str) -> None:
+    from orchestrator.cli import console
+
+    monkeypatch.setattr(console.out, "_width", int(width))
+    result, _ = run(monkeypatch, ["ls"], page(job_json("running", name="n" * 200)))
+    assert str(JOB)[:8] in result.stdout
+    assert "running" in result.stdout
+    assert len(result.stdout.splitlines()) == 2
+
+
+def test_ls_says_why_a_job_waits(monkeypatch: pytest.MonkeyPatch) -> None:
+    wait = {"reason": "cpu_busy", "detail": "all cores are taken", "position": 2, "eta_s": None}
+    result, _ = run(monkeypatch, ["ls"], page(job_json(wait=wait)))
+    assert "all cores are taken (place 2)" in result.stdout
+
+
+def test_a_job_cannot_rewrite_the_terminal(monkeypatch: pytest.MonkeyPatch) -> None:
+    result, _ = run(monkeypatch, ["ls"], page(job_json(name="\x1b[2Jgone [red]x")))
+    assert "\x1b" not in result.stdout
+    assert "[red]x" in result.stdout
+
+
+def test_json_of_ls_is_the_apis_own_page(monkeypatch: pytest.MonkeyPatch) -> None:
+    result, _ = run(monkeypatch, ["ls", "--json"], page(job_json()))
+    assert json.loads(result.stdout)["items"][0]["id"] == str(JOB)
+
+
+def test_show_tells_the_failure_and_what_to_do(monkeypatch: pytest.MonkeyPatch) -> None:
+    failure = {
+        "reason": "cuda_oom",
+        "message": "out of memory",
+        "field": "batch_size",
+        "suggestion": "lower batch_size",
+    }
+    answers = [Answer(body=job_json("failed", failure=failure)), Answer(body=[]), Answer(body=[])]
+    result, _ = run(monkeypatch, ["show", str(JOB)], *answers)
+    assert "out of memory (cuda_oom)" in result.stdout
+    assert "lower batch_size" in result.stdout
+
+
+@pytest.mark.parametrize("name", ["cancel", "pause", "resume", "stop", "restart", "checkpoint"])
+def test_each_action_answers_with_the_job_as_json(monkeypatch: pytest.MonkeyPatch, name: str) -> None:
+    result, _ = run(monkeypatch, [name, str(JOB), "--json"], Answer(202, job_json("running")))
+    assert json.loads(result.stdout)["status"] == "running"
+
+
+def test_purge_asks_first(monkeypatch: pytest.MonkeyPatch) -> None:
+    result, script = run(monkeypatch, ["purge", str(JOB)], Answer(body=job_json("completed")), typed="n\n")
+    assert result.exit_code == ExitCode.BAD_INPUT
+    assert [request.method for request in script.requests] == ["GET"]
+
+
+@pytest.mark.parametrize(("words", "typed"), [(["--yes"], ""), ([], "y\n")])
+def test_purge_deletes_once_it_is_sure(monkeypatch: pytest.MonkeyPatch, words: list[str], typed: str) -> None:
+    answers = [Answer(body=job_json("completed")), Answer(204, b"")]
+    result, script = run(monkeypatch, ["purge", str(JOB), *words], *answers, typed=typed)
+    assert result.exit_code == 0
+    assert (script.requests[1].method, script.requests[1].path) == ("DELETE", f"/api/jobs/{JOB}/permanent")
+
+
+def test_a_log_is_printed_byte_for_byte(monkeypatch: pytest.MonkeyPatch) -> None:
+    attempt = {
+        "number": 1, "executor": "docker", "handle": None, "gpus": [], "resume_from": None, "started_at": None,
+        "created_at": "2026-01-01T00:00:00Z", "ended_at": None, "exit_code": None, "end_reason": None, "detail": None,
+    }  # fmt: skip
+    content = b"10%\r20%\r\n\xff\xfe end without newline"
+    detail = Answer(body=job_json("running", attempt_list=[attempt]))
+    result, _ = run(monkeypatch, ["logs", str(JOB)], detail, Answer(body=content))
+    assert result.stdout_bytes == content
+
+
+# Starting
+
+
+def test_up_says_which_port_is_taken(monkeypatch: pytest.MonkeyPatch) -> None:
+    with http_server(Script(Answer())) as url:
+        port = url.rsplit(":", 1)[1]
+        result = CliRunner().invoke(app, ["up", "--api-only", "--port", port])
+    assert result.exit_code == ExitCode.BAD_INPUT
+    assert port in result.stderr
+    assert "--port" in result.stderr
+
+
+def test_up_refuses_a_public_address_without_auth(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("SAEFORGE_AUTH", "off")
+    result = CliRunner().invoke(app, ["up", "--api-only", "--host", "0.0.0.0"])
+    assert result.exit_code == ExitCode.BAD_INPUT
+    assert "SAEFORGE_AUTH" in result.stderr
+
+
+# Documentation
+
+
+def test_every_command_is_documented() -> None:
+    text = DOCS.read_text()
+    names = [command.name or "" for command in app.registered_commands] + [
+        group.name for group in app.registered_groups
+    ]
+    assert [name for name in names if f"saeforge {name}" not in text] == []
+
+
+def test_every_exit_code_is_documented() -> None:
+    text = DOCS.read_text()
+    assert [code for code in ExitCode if f"| {code.value} |" not in text] == []
