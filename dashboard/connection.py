@@ -4,7 +4,8 @@ import functools
 import gc
 from collections.abc import Mapping
 from datetime import UTC, datetime
-from typing import Any, TypeVar
+from pathlib import Path
+from typing import Any
 
 import streamlit as st
 
@@ -15,11 +16,10 @@ from orchestrator.client import Client, Unreachable
 from orchestrator.errors import OrchestratorError, Unauthenticated
 from orchestrator.settings import Settings
 
+HERE = Path(__file__).parent
 TIMEOUT_S = 10.0
 """A page waits no longer for one answer: it ticks, so it will ask again."""
 WAIT_TICK_S = 2
-
-View = TypeVar("View")
 
 
 @functools.cache

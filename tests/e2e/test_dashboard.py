@@ -1,0 +1,295 @@
+"""The dashboard in Chromium against a real orchestrator that trains real, tiny SAEs in plain processes."""
+
+import json
+import os
+import random
+import signal
+import socket
+import subprocess
+import sys
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import pytest
+import requests
+from playwright.sync_api import expect
+
+from orchestrator.client import Client
+from orchestrator.domain import JobStatus
+from tests.e2e.browser import Visit, browser
+from tests.waiting import until
+
+pytestmark = [pytest.mark.browser, pytest.mark.timeout(600)]
+
+WORDS = "the of to and in is it you that he was for on are with as his they at be this from have or by one had".split()
+
+
+@dataclass
+class Stack:
+    """Orchestrator and dashboard as processes of their own."""
+
+    home: Path
+    api_port: int
+    dashboard_port: int
+    processes: dict[str, subprocess.Popen[bytes]] = field(default_factory=dict)
+
+    @property
+    def url(self) -> str:
+        return f"http://127.0.0.1:{self.dashboard_port}"
+
+    @property
+    def client(self) -> Client:
+        return Client(f"http://127.0.0.1:{self.api_port}", (self.home / "api-key").read_text().strip())
+
+    def start(self, name: str) -> None:
+        command, health = {
+            "api": (["orchestrator.cli", "up", "--api-only"], f"http://127.0.0.1:{self.api_port}/health"),
+            "dashboard": (["dashboard"], f"{self.url}/_stcore/health"),
+        }[name]
+        environment = {
+            **{name: value for name, value in os.environ.items() if not name.startswith("SAEFORGE_")},
+            "SAEFORGE_HOME": str(self.home),
+            "SAEFORGE_PORT": str(self.api_port),
+            "SAEFORGE_DASHBOARD_PORT": str(self.dashboard_port),
+            "SAEFORGE_EXECUTOR": "process",
+        }
+        log = self.home.with_name(f"{name}.log")
+        with log.open("ab") as output:
+            self.processes[name] = subprocess.Popen(
+                [sys.executable, "-m", *command], env=environment, stdout=output, stderr=output, cwd=self.home.parent
+            )
+        until(lambda: answers(health), f"{name} is up", log.read_text, timeout_s=60)
+
+    def kill(self, name: str) -> None:
+        process = self.processes.pop(name)
+        process.kill()
+        process.wait()
+
+    def stop(self) -> None:
+        for process in self.processes.values():
+            process.send_signal(signal.SIGTERM)
+        for process in self.processes.values():
+            process.wait(30)
+
+    def train(self, **params: object) -> str:
+        """Submit a job that runs until it is ended."""
+        wanted = {"hookpoint": "encoder.layer.0", "batch_size": 256, "steps": 1_000_000, "k": 4, "log_every_steps": 5}
+        inputs = {"model": "tiny", "dataset": "words.jsonl", "held_out_tokens": 512, "buffer_tokens": 4096}
+        return str(self.client.submit("train_sae", {**inputs, **wanted, **params}, name="endless").id)
+
+    def end(self, job: str) -> None:
+        self.client.cancel(job)
+        self.client.wait(job, timeout_s=60)
+
+
+def answers(url: str) -> bool:
+    try:
+        return requests.get(url, timeout=2).ok
+    except requests.ConnectionError:
+        return False
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+def put_inputs(home: Path) -> None:
+    """A random two-layer BERT of 32 dimensions, and text in its few words."""
+    from tokenizers import Tokenizer, models, pre_tokenizers
+    from transformers import BertConfig, BertModel, PreTrainedTokenizerFast
+
+    special = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
+    vocabulary = {word: number for number, word in enumerate([*special, *WORDS])}
+    tokenizer = Tokenizer(models.WordLevel(vocabulary, unk_token="[UNK]"))
+    tokenizer.pre_tokenizer = pre_tokenizers.Whitespace()
+    folder = home / "models" / "tiny"
+    folder.mkdir(parents=True)
+    names = dict(zip(("pad_token", "unk_token", "cls_token", "sep_token", "mask_token"), special, strict=True))
+    PreTrainedTokenizerFast(tokenizer_object=tokenizer, **names).save_pretrained(folder)
+    shape = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 64}
+    BertModel(BertConfig(vocab_size=len(vocabulary), **shape)).save_pretrained(folder)
+    dice = random.Random(0)
+    lines = (json.dumps({"text": " ".join(dice.choices(WORDS, k=60))}) for _ in range(400))
+    (home / "datasets").mkdir()
+    (home / "datasets" / "words.jsonl").write_text("\n".join(lines))
+
+
+@pytest.fixture(scope="module")
+def stack(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stack]:
+    home = tmp_path_factory.mktemp("dashboard") / "home"
+    put_inputs(home)
+    started = Stack(home, free_port(), free_port())
+    started.start("api")
+    started.start("dashboard")
+    yield started
+    started.stop()
+
+
+@pytest.fixture
+def visit(stack: Stack) -> Iterator[Visit]:
+    with browser() as context:
+        yield Visit(context.new_page(), stack.url)
+
+
+@pytest.fixture
+def job(stack: Stack) -> Iterator[str]:
+    """A job that trains until it is ended."""
+    started = stack.train()
+    stack.client.wait(started, until={JobStatus.RUNNING}, timeout_s=60)
+    yield started
+    stack.end(started)
+
+
+def choose(visit: Visit, key: str, value: str) -> None:
+    box = visit.page.locator(f".st-key-{key} input").first
+    box.click()
+    box.fill(value)
+    visit.page.get_by_role("option", name=value, exact=True).first.click()
+
+
+def test_the_first_visit_may_be_a_deep_link(stack: Stack, visit: Visit) -> None:
+    visit.open("system")
+    expect(visit.page.get_by_role("heading", name="System")).to_be_visible()
+    expect(visit.page.get_by_text("orchestrator ready")).to_be_visible()
+
+
+def test_a_job_is_submitted_watched_and_cancelled_in_the_browser(stack: Stack, visit: Visit) -> None:
+    visit.open("submit")
+    choose(visit, "train_sae-new-model", "tiny")
+    choose(visit, "train_sae-new-dataset", "words.jsonl")
+    for key, value in {"hookpoint": "encoder.layer.0", "steps": "1000000", "batch_size": "256", "k": "4"}.items():
+        box = visit.page.locator(f".st-key-train_sae-new-{key} input")
+        box.fill(value)
+        box.press("Tab")
+    visit.page.get_by_role("button", name="Submit job").dblclick()
+    visit.page.wait_for_url("**/job?job=*")
+    visit.wait_for_status("running")
+    assert stack.client.jobs(status="running").total == 1, "a double click submits once"
+    visit.wait_for_log("loss")
+    visit.wait_for_points(5)
+    expect(visit.page.locator(".sf-console .sf-connection")).to_have_text("live")
+    expect(visit.page.locator(".sf-curves .sf-connection")).to_have_text("live")
+    visit.press("do-cancel")
+    visit.page.get_by_role("button", name="Cancel it").click()
+    visit.wait_for_status("cancelled")
+    expect(visit.page.locator(".sf-console .sf-connection")).to_have_text("ended: cancelled")
+    assert visit.outside == []
+    assert visit.errors == []
+
+
+def test_an_error_of_the_api_stands_at_the_field_it_names(visit: Visit) -> None:
+    visit.open("submit")
+    choose(visit, "train_sae-new-model", "tiny")
+    choose(visit, "train_sae-new-dataset", "words.jsonl")
+    box = visit.page.locator(".st-key-train_sae-new-hookpoint input")
+    box.fill("not a module!")
+    box.press("Tab")
+    visit.page.get_by_role("button", name="Submit job").click()
+    expect(visit.page.locator(".st-key-train_sae-new-hookpoint ~ * .sf-field-error").first).to_be_visible()
+    expect(visit.page.get_by_role("button", name="Submit job")).to_be_enabled()
+
+
+def test_the_terminal_outlives_reruns_and_searches(visit: Visit, job: str) -> None:
+    visit.open(f"job?job={job}")
+    visit.wait_for_log("loss")
+    visit.page.evaluate("document.querySelector('.sf-console').mark = 'the same'")
+    visit.press("do-checkpoint")
+    visit.page.get_by_role("tab", name="Commands").click()
+    expect(visit.page.get_by_role("region", name="Commands")).to_contain_text("applied")
+    assert visit.page.evaluate("document.querySelector('.sf-console').mark") == "the same"
+    visit.page.get_by_label("Search log").first.fill("loss")
+    expect(visit.page.locator(".sf-console .sf-count")).to_contain_text("/")
+
+
+def test_scrolling_up_is_respected_until_the_end_is_asked_for(visit: Visit, job: str) -> None:
+    visit.open(f"job?job={job}")
+    visit.page.wait_for_function("document.querySelector('.sf-console')?.terminal?.buffer.active.baseY > 30")
+    visit.page.locator(".sf-screen").hover()
+    visit.page.mouse.wheel(0, -800)
+    follow = visit.page.get_by_label("Follow the end of the log")
+    expect(follow).to_contain_text("new line")
+    at = "document.querySelector('.sf-console').terminal.buffer.active"
+    assert visit.page.evaluate(f"{at}.viewportY < {at}.baseY")
+    follow.click()
+    visit.page.wait_for_function(f"{at}.viewportY === {at}.baseY")
+
+
+def test_pause_and_resume_keep_one_log_and_one_curve(stack: Stack, visit: Visit, job: str) -> None:
+    visit.open(f"job?job={job}")
+    visit.wait_for_points(3)
+    visit.press("do-pause")
+    visit.wait_for_status("paused")
+    points = int(visit.page.locator(".sf-curves").get_attribute("data-points") or 0)
+    visit.press("do-resume")
+    visit.wait_for_status("running")
+    visit.wait_for_log("attempt 2")
+    visit.wait_for_points(points + 2)
+
+
+def test_killing_the_orchestrator_shows_and_heals_without_a_reload(stack: Stack, visit: Visit, job: str) -> None:
+    visit.open(f"job?job={job}")
+    visit.wait_for_log("loss")
+    stack.kill("api")
+    expect(visit.page.get_by_text("The orchestrator is offline")).to_be_visible()
+    expect(visit.page.locator(".st-key-do-cancel button")).to_be_disabled()
+    stack.start("api")
+    expect(visit.page.get_by_text("The orchestrator is offline")).to_have_count(0)
+    expect(visit.page.locator(".sf-console .sf-connection")).to_have_text("live")
+    expect(visit.page.locator(".st-key-do-cancel button")).to_be_enabled()
+    seen = visit.terminal_text()
+    steps = [int(line.split("step")[1].split("/")[0]) for line in seen.splitlines() if " step " in line]
+    assert steps == sorted(set(steps)), "no line is lost, repeated or out of order"
+
+
+def test_a_browser_that_gets_no_websocket_polls_and_says_so(visit: Visit, job: str) -> None:
+    visit.page.add_init_script(
+        """const Real = WebSocket;
+        window.WebSocket = class extends Real {
+            constructor(url, protocols) {
+                if (String(url).includes("/api/")) throw new Error("blocked");
+                super(url, protocols);
+            }
+        };"""
+    )
+    visit.open(f"job?job={job}")
+    visit.wait_for_log("loss")
+    visit.wait_for_points(3)
+    expect(visit.page.locator(".sf-console .sf-connection")).to_contain_text("degraded")
+
+
+def test_every_connection_uses_its_own_ticket_and_no_key_reaches_the_browser(
+    stack: Stack, visit: Visit, job: str
+) -> None:
+    sent: list[str] = []
+    visit.page.on(
+        "websocket",
+        lambda found: found.on("framesent", lambda frame: sent.append(str(frame))) if "/api/" in found.url else None,
+    )
+    visit.open(f"job?job={job}")
+    visit.wait_for_log("loss")
+    visit.wait_for_points(2)
+    tickets = [json.loads(frame)["ticket"] for frame in sent]
+    assert len(tickets) == len(set(tickets)) == 2
+    assert stack.client.api_key not in visit.page.content()
+    assert all(str(stack.client.api_key) not in frame for frame in sent)
+
+
+def test_links_are_followed_without_a_reload(visit: Visit, job: str) -> None:
+    visit.open()
+    visit.page.evaluate("window.mark = 'the same page'")
+    visit.page.locator(".sf-card .sf-link").first.click()
+    visit.wait_for_status("running")
+    assert visit.page.evaluate("window.mark") == "the same page"
+
+
+@pytest.mark.parametrize("width", [1440, 900])
+@pytest.mark.parametrize("path", ["", "submit", "job", "system"])
+def test_no_page_is_wider_than_the_window(visit: Visit, job: str, path: str, width: int) -> None:
+    visit.page.set_viewport_size({"width": width, "height": 900})
+    visit.open(path)
+    expect(visit.page.get_by_text("orchestrator ready")).to_have_count(1)
+    main = "document.querySelector('[data-testid=stMain]')"
+    assert visit.page.evaluate(f"{main}.scrollWidth <= {main}.clientWidth")

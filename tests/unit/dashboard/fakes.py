@@ -1,0 +1,185 @@
+"""A client that answers from memory, and what pages drew."""
+
+from collections.abc import Callable
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any
+from uuid import UUID, uuid4
+
+from streamlit.testing.v1 import AppTest
+
+import dashboard
+from orchestrator.client import Unreachable
+from orchestrator.domain import JobStatus, Resources
+from orchestrator.errors import NotFound, OrchestratorError
+from orchestrator.views import (
+    EventPage,
+    GpuView,
+    Health,
+    Inventory,
+    JobDetail,
+    JobPage,
+    JobTypeView,
+    LogChunk,
+    MetricPoint,
+    MetricSeries,
+    ModelView,
+    SystemStatus,
+    TicketView,
+)
+from worker_image.contract.jobs import JOB_TYPES
+
+NOW = datetime(2026, 1, 2, 3, 4, 5, tzinfo=UTC)
+APP = Path(dashboard.__file__).with_name("app.py")
+
+
+def make_job(status: JobStatus = JobStatus.RUNNING, **changes: Any) -> JobDetail:
+    base: dict[str, Any] = {
+        "id": uuid4(),
+        "type": "train_sae",
+        "name": "layer three",
+        "owner": "ada",
+        "priority": 0,
+        "tags": [],
+        "status": status,
+        "intent": "run",
+        "phase": "training",
+        "params": {"type": "train_sae", "model": "tiny", "dataset": "books", "k": 16},
+        "resources": Resources(),
+        "created_at": NOW,
+        "started_at": NOW,
+        "completed_at": None,
+        "wait": None,
+        "failure": None,
+        "progress": {"phase": "training", "done": 250, "total": 1000, "unit": "steps", "rate_per_s": 8, "eta_s": 94},
+        "metrics": {"step": 250, "loss": 0.31, "fvu": 0.29, "l0": 16, "dead_share": 0.011, "tokens_per_s": 10700},
+        "results": None,
+        "restarted_from": None,
+        "attempts": 1,
+        "log_path": "/home/runs/x/1/log",
+        "result_path": None,
+        "attempt_list": [],
+        "commands": [],
+        "available_actions": ["pause", "stop", "cancel", "checkpoint"],
+    }
+    return JobDetail.model_validate(base | changes)
+
+
+class FakeClient:
+    """Answers as an orchestrator with these jobs would; ``away`` makes it unreachable."""
+
+    def __init__(self, *jobs: JobDetail) -> None:
+        self.held = {job.id: job for job in jobs}
+        self.away = False
+        self.refusal: OrchestratorError | None = None
+        self.calls: list[tuple[str, Any]] = []
+        self.submissions: list[dict[str, Any]] = []
+        self.gpus: list[GpuView] = []
+        self.log = {1: "first\nsecond\n"}
+
+    def _reach(self) -> None:
+        if self.away:
+            raise Unreachable("no orchestrator answers at http://127.0.0.1:8000 (Connection refused)")
+
+    def health(self) -> Health:
+        self._reach()
+        return Health(status="ok", ready=True, version="0.1.0", engine="process")
+
+    def system_status(self) -> SystemStatus:
+        self._reach()
+        counts: dict[JobStatus, int] = {}
+        for job in self.held.values():
+            counts[job.status] = counts.get(job.status, 0) + 1
+        return SystemStatus(
+            version="0.1.0", executor="process", engine="process", engine_error=None, gpus=self.gpus, gpu_error=None,
+            cpus=2, cpu_percent=40, memory_total_mb=24_000, memory_used_mb=6000, swap_total_mb=0, swap_used_mb=0,
+            disk_total_mb=64_000, disk_free_mb=30_000, home="/home", jobs=counts, uptime_s=3700,
+        )  # fmt: skip
+
+    def inventory(self) -> Inventory:
+        self._reach()
+
+        def view(name: str) -> ModelView:
+            return ModelView(name=name, path=f"/home/{name}", size_bytes=10, modified_at=NOW, detail={"layers": 2})
+
+        return Inventory(models=[view("tiny")], datasets=[view("books")], saes=[])
+
+    def job_types(self) -> list[JobTypeView]:
+        self._reach()
+        return [
+            JobTypeView(
+                type=name, title=model.title, description=model.__doc__ or "", parameters=model.model_json_schema(),
+                commands=sorted(model.commands), resumable=model.resumable, uses_gpu=model.uses_gpu,
+            )
+            for name, model in JOB_TYPES.items()
+        ]  # fmt: skip
+
+    def jobs(self, *, status: str | None = None, q: str | None = None, **_: Any) -> JobPage:
+        self._reach()
+        found = [
+            job for job in self.held.values() if (status is None or job.status == status) and (not q or q in job.name)
+        ]
+        return JobPage(items=found, total=len(found))
+
+    def job(self, job_id: UUID | str) -> JobDetail:
+        self._reach()
+        if UUID(str(job_id)) not in self.held:
+            raise NotFound("no such job")
+        return self.held[UUID(str(job_id))]
+
+    def submit(self, type: str, params: dict[str, Any], **about: Any) -> JobDetail:
+        self.submissions.append({"type": type, "params": params, **about})
+        self._reach()
+        if self.refusal:
+            raise self.refusal
+        job = make_job(JobStatus.QUEUED, type=type, name=about["name"] or type, params={"type": type, **params})
+        self.held[job.id] = job
+        return job
+
+    def _act(self, action: str, job_id: UUID) -> JobDetail:
+        self.calls.append((action, job_id))
+        self._reach()
+        if self.refusal:
+            raise self.refusal
+        return self.held[job_id]
+
+    def __getattr__(self, name: str) -> Callable[..., Any]:
+        if name in {"pause", "resume", "stop", "checkpoint", "cancel", "restart", "purge"}:
+            return lambda job_id: self._act(name, job_id)
+        raise AttributeError(name)
+
+    def ticket(self, job_id: Any = None) -> TicketView:
+        self._reach()
+        return TicketView(ticket=f"ticket-{uuid4()}", expires_in_s=30)
+
+    def metrics(self, job_id: Any, **_: Any) -> MetricSeries:
+        points = [
+            MetricPoint(step=step, ts=NOW + timedelta(seconds=step), values={"loss": 1 / step}) for step in (1, 2)
+        ]
+        return MetricSeries(items=points, total=2)
+
+    def logs(
+        self, job_id: Any, *, attempt: int = 1, offset: int = 0, limit_bytes: int | None = None, **_: Any
+    ) -> LogChunk:
+        content = self.log.get(attempt, "").encode()
+        data = content[offset : None if limit_bytes is None else offset + limit_bytes]
+        return LogChunk(
+            attempt=attempt, offset=offset, next_offset=offset + len(data), size_bytes=len(content), data=data.decode()
+        )
+
+    def checkpoints(self, job_id: Any) -> list[Any]:
+        self._reach()
+        return []
+
+    def artifacts(self, job_id: Any) -> list[Any]:
+        self._reach()
+        return []
+
+    def events(self, job_id: Any, *, after: int = 0) -> EventPage:
+        self._reach()
+        return EventPage(items=[], next_after=after)
+
+
+def html_of(app: AppTest) -> str:
+    """All HTML on the page."""
+    return "\n".join(element.proto.body for element in app.get("html"))

@@ -1,0 +1,232 @@
+"""The pages, in process, against a client that answers from memory."""
+
+from collections.abc import Callable
+from typing import Any
+from uuid import uuid4
+
+import pytest
+from streamlit.testing.v1 import AppTest
+
+from dashboard import connection
+from orchestrator.domain import EndReason, JobStatus
+from orchestrator.errors import InvalidInput, StateConflict
+from orchestrator.views import CommandView, FailureView, GpuView, WaitView
+from tests.unit.dashboard.fakes import FakeClient, html_of, make_job
+
+OpenPage = Callable[..., AppTest]
+PAGES = ("overview", "submit", "job", "system")
+
+
+def hold(fake: FakeClient, status: JobStatus = JobStatus.RUNNING, **changes: Any) -> str:
+    job = make_job(status, **changes)
+    fake.held[job.id] = job
+    return str(job.id)
+
+
+def button(app: AppTest, key: str) -> Any:
+    return next(found for found in app.button if found.key == key)
+
+
+@pytest.mark.parametrize("name", PAGES)
+def test_every_page_draws_without_a_job(open_page: OpenPage, name: str) -> None:
+    assert not open_page(name).exception
+
+
+@pytest.mark.parametrize("name", PAGES)
+def test_every_page_says_that_the_orchestrator_is_offline(open_page: OpenPage, fake: FakeClient, name: str) -> None:
+    fake.away = True
+    app = open_page(name)
+    assert not app.exception
+    assert "The orchestrator is offline" in html_of(app)
+
+
+def test_an_empty_overview_says_what_to_do(open_page: OpenPage) -> None:
+    assert "saeforge submit" in html_of(open_page())
+
+
+def test_a_machine_without_gpus_says_so(open_page: OpenPage) -> None:
+    assert "none: jobs run on the CPU" in html_of(open_page())
+
+
+def test_a_gpu_shows_memory_load_and_who_holds_it(open_page: OpenPage, fake: FakeClient) -> None:
+    fake.gpus = [
+        GpuView(
+            uuid="GPU-1", index=0, name="H200", memory_total_mb=143_360, memory_used_mb=1024, utilization=0.5,
+            temperature_c=41, power_w=210, leased_by=uuid4(), foreign_processes=0,
+        )
+    ]  # fmt: skip
+    assert "H200 · leased · 50 % busy · 41 °C · 210 W" in html_of(open_page())
+
+
+def test_a_running_job_is_a_card_that_links_to_its_page(open_page: OpenPage, fake: FakeClient) -> None:
+    job = hold(fake)
+    html = html_of(open_page())
+    assert f'href="job?job={job}"' in html
+    assert "250 / 1 000 steps · 8 steps/s · ETA 1 min 34 s" in html
+
+
+def test_a_queued_job_says_why_it_waits(open_page: OpenPage, fake: FakeClient) -> None:
+    wait = WaitView(reason="gpu_busy", detail="needs 2 GPUs, 1 is free", position=1, eta_s=90)
+    hold(fake, JobStatus.QUEUED, wait=wait, attempts=0)
+    html = html_of(open_page())
+    assert "gpu busy" in html
+    assert "needs 2 GPUs, 1 is free" in html
+
+
+def test_text_from_outside_is_escaped(open_page: OpenPage, fake: FakeClient) -> None:
+    job = hold(fake, name="<script>alert(1)</script>")
+    assert "<script>" not in html_of(open_page())
+    assert "<script>" not in html_of(open_page("job", job=job))
+
+
+@pytest.mark.parametrize("status", list(JobStatus))
+def test_every_status_has_icon_word_and_colour(status: JobStatus) -> None:
+    style = (connection.HERE / "style.css").read_text()
+    assert f".sf-badge.sf-{status.value}" in style
+
+
+def test_what_was_seen_last_stays_while_the_orchestrator_is_away(open_page: OpenPage, fake: FakeClient) -> None:
+    hold(fake)
+    app = open_page()
+    fake.away = True
+    html = html_of(app.run())
+    assert "The orchestrator is offline" in html
+    assert "layer three" in html
+
+
+def test_a_page_recovers_by_itself(open_page: OpenPage, fake: FakeClient) -> None:
+    fake.away = True
+    app = open_page("submit")
+    fake.away = False
+    assert "offline" not in html_of(app.run())
+
+
+def fill(app: AppTest, **answers: Any) -> None:
+    for name, value in answers.items():
+        for kind in (app.selectbox, app.number_input, app.text_input, app.text_area):
+            for widget in kind:
+                if widget.key and widget.key.endswith(f"-new-{name}"):
+                    widget.set_value(value)
+
+
+def test_the_form_submits_what_was_asked_for(open_page: OpenPage, fake: FakeClient) -> None:
+    app = open_page("submit")
+    fill(app, model="tiny", dataset="books", k=16, lr="3e-4", name="mine")
+    button(app, "send").click().run()
+    assert fake.submissions[0]["params"] == {"model": "tiny", "dataset": "books", "k": 16, "lr": 3e-4}
+    assert fake.submissions[0]["name"] == "mine"
+
+
+def test_a_submitted_job_opens_its_page(open_page: OpenPage, fake: FakeClient) -> None:
+    app = open_page("submit")
+    fill(app, model="tiny", dataset="books", name="mine")
+    button(app, "send").click().run()
+    assert [str(job.id) for job in fake.held.values()] == [app.query_params["job"]]
+    assert "<h1>mine</h1>" in html_of(app)
+
+
+def test_a_missing_answer_is_marked_and_nothing_is_sent(open_page: OpenPage, fake: FakeClient) -> None:
+    app = open_page("submit")
+    fill(app, dataset="books")
+    button(app, "send").click().run()
+    assert "This is needed." in html_of(app)
+    assert not fake.submissions
+
+
+def test_an_error_of_the_api_stands_at_its_field_with_the_remedy(open_page: OpenPage, fake: FakeClient) -> None:
+    fake.refusal = InvalidInput("params.k: must be below d_sae", field="params.k", suggestion="lower k")
+    app = open_page("submit")
+    fill(app, model="tiny", dataset="books")
+    button(app, "send").click().run()
+    assert '<div class="sf-field-error" role="alert">must be below d_sae <span>lower k</span></div>' in html_of(app)
+    assert not button(app, "send").disabled
+
+
+def test_repeating_a_submission_that_got_no_answer_carries_the_same_key(open_page: OpenPage, fake: FakeClient) -> None:
+    app = open_page("submit")
+    fill(app, model="tiny", dataset="books")
+    fake.refusal = StateConflict("no answer")
+    button(app, "send").click().run()
+    button(app, "send").click().run()
+    keys = [submission["idempotency_key"] for submission in fake.submissions]
+    assert len(keys) == 2
+    assert len(set(keys)) == 1
+
+
+def test_an_edited_submission_carries_another_key(open_page: OpenPage, fake: FakeClient) -> None:
+    app = open_page("submit")
+    fill(app, model="tiny", dataset="books")
+    fake.refusal = StateConflict("no answer")
+    button(app, "send").click().run()
+    fill(app, k=8)
+    button(app, "send").click().run()
+    assert len({submission["idempotency_key"] for submission in fake.submissions}) == 2
+
+
+def test_a_clone_starts_with_the_parameters_of_its_source(open_page: OpenPage, fake: FakeClient) -> None:
+    app = open_page("submit", clone=hold(fake))
+    button(app, "send").click().run()
+    assert fake.submissions[0]["params"] == {"model": "tiny", "dataset": "books", "k": 16}
+    assert fake.submissions[0]["name"] == "layer three copy"
+
+
+def test_actions_follow_what_the_job_allows(open_page: OpenPage, fake: FakeClient) -> None:
+    app = open_page("job", job=hold(fake, available_actions=["pause", "cancel"]))
+    enabled = {found.key for found in app.button if found.key.startswith("do-") and not found.disabled}
+    assert enabled == {"do-pause", "do-cancel"}
+
+
+def test_pause_is_asked_for_at_once(open_page: OpenPage, fake: FakeClient) -> None:
+    app = open_page("job", job=hold(fake))
+    button(app, "do-pause").click().run()
+    assert [call[0] for call in fake.calls] == ["pause"]
+
+
+@pytest.mark.parametrize("action", ["cancel", "stop", "purge"])
+def test_what_cannot_be_undone_is_asked_about_first(open_page: OpenPage, fake: FakeClient, action: str) -> None:
+    app = open_page("job", job=hold(fake, available_actions=[action]))
+    button(app, f"do-{action}").click().run()
+    assert button(app, "confirm-yes").label.endswith(" it")
+    assert not fake.calls
+
+
+def test_a_refused_action_says_why(open_page: OpenPage, fake: FakeClient) -> None:
+    app = open_page("job", job=hold(fake))
+    fake.refusal = StateConflict("the job is already over")
+    button(app, "do-pause").click().run()
+    assert "the job is already over" in app.toast[0].value
+
+
+def test_nothing_can_be_done_while_the_orchestrator_is_away(open_page: OpenPage, fake: FakeClient) -> None:
+    app = open_page("job", job=hold(fake))
+    fake.away = True
+    app.run()
+    assert all(found.disabled for found in app.button if found.key.startswith("do-"))
+    assert "The orchestrator is offline" in html_of(app)
+
+
+def test_a_command_that_was_not_answered_is_shown_as_requested(open_page: OpenPage, fake: FakeClient) -> None:
+    job = make_job()
+    command = CommandView(
+        id=uuid4(), type="pause", attempt=1, requested_at=job.created_at, status="requested", settled_at=None, detail=""
+    )
+    app = open_page("job", job=hold(fake, commands=[command]))
+    assert "Requested, not yet applied: pause" in html_of(app)
+
+
+def test_a_failed_job_tells_reason_and_advice(open_page: OpenPage, fake: FakeClient) -> None:
+    failure = FailureView(
+        reason=EndReason.CUDA_OOM, message="out of memory", field="batch_size", suggestion="halve batch_size"
+    )
+    html = html_of(open_page("job", job=hold(fake, JobStatus.FAILED, failure=failure, available_actions=["restart"])))
+    assert "Failed: cuda oom" in html
+    assert "halve batch_size" in html
+
+
+def test_an_unknown_job_says_so(open_page: OpenPage) -> None:
+    assert "There is no such job" in html_of(open_page("job", job=str(uuid4())))
+
+
+def test_without_an_id_the_newest_job_is_shown_and_named_in_the_address(open_page: OpenPage, fake: FakeClient) -> None:
+    job = hold(fake)
+    assert open_page("job").query_params["job"] == job
