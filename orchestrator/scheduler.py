@@ -22,6 +22,8 @@ logger = logging.getLogger(__name__)
 BUSY_TICK_S = 1.0
 IDLE_TICK_S = 10.0
 SWEEP_S = 60.0
+ENGINE_TRUST_S = 2.0
+"""How long an engine that answered counts as there, so that a burst of submits does not ask it every time."""
 
 
 class Scheduler:
@@ -50,6 +52,7 @@ class Scheduler:
         self._supervisors: dict[tuple[UUID, int], Supervisor] = {}
         self._tasks: set[asyncio.Task[None]] = set()
         self._next_sweep = 0.0
+        self._engine_seen = -ENGINE_TRUST_S
 
     def wake(self) -> None:
         """Something changed: plan again now."""
@@ -151,8 +154,11 @@ class Scheduler:
         await self._supervise(await self._store.attempt(attempt.job_id, attempt.number))
 
     async def _look_at_engine(self) -> None:
+        if time.monotonic() - self._engine_seen < ENGINE_TRUST_S:
+            return
         try:
             self.engine, self.engine_error = await self.executor.check(), None
+            self._engine_seen = time.monotonic()
         except EngineUnavailable as error:
             if self.engine is not None:
                 logger.warning("%s", error)
