@@ -32,12 +32,13 @@ def host(home: Path, engine: FakeEngine) -> Iterator[Host]:
     made.now.stop()
 
 
-def test_a_queued_job_starts_after_a_restart(host: Host) -> None:
-    host.now.engine.down = True
+def test_a_queued_job_starts_after_a_restart(engine: FakeEngine, host: Host) -> None:
+    engine.down = True
+    host.restart()
     job_id = host.now.submit()
     until(lambda: host.now.client.job(job_id).wait is not None, "it waits")
     assert host.now.client.job(job_id).wait.reason == "engine_unavailable"  # type: ignore[union-attr]
-    host.now.engine.down = False
+    engine.down = False
     host.restart().reaches(job_id, "running")
 
 
