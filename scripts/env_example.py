@@ -1,0 +1,51 @@
+"""Writes ``compose/.env.example`` from the settings, so that it can never name a setting that is none.
+
+python scripts/env_example.py
+"""
+
+from pathlib import Path
+
+from pydantic.fields import FieldInfo
+
+from orchestrator.settings import Settings
+
+ROOT = Path(__file__).resolve().parent.parent
+TARGET = ROOT / "compose" / ".env.example"
+
+SET_BY_COMPOSE = {"host", "auth", "executor", "url", "dashboard_host"}
+"""Settings that follow from running in containers."""
+HOME = "/srv/saeforge"
+"""Compose's own default: a home directory has no meaning for services."""
+COMPOSE_ONLY = {
+    "SAEFORGE_PUBLISH_ADDRESS": (
+        "127.0.0.1",
+        "Address of this machine that the API's and the dashboard's ports are published on.",
+    ),
+    "SAEFORGE_DOCKER_SOCKET": ("/var/run/docker.sock", "The engine's socket on this machine."),
+    "SAEFORGE_SERVICE_IMAGE": ("saeforge-service:latest", "Image of orchestrator and dashboard."),
+    "BASE_IMAGE": ("python:3.11-slim", "What the images are built on; scripts/base-image prints the one that is here."),
+}
+"""Variables that the compose file reads beside the settings: default and meaning."""
+
+
+def _default(name: str, field: FieldInfo) -> str:
+    if name == "home":
+        return HOME
+    return "" if field.default_factory or field.default is None else str(field.default)
+
+
+def content() -> str:
+    """The whole file."""
+    lines = ["# Written by scripts/env_example.py from the settings. Copy it to .env and uncomment what is to differ."]
+    entries = {
+        f"SAEFORGE_{name.upper()}": (_default(name, field), field.description or "")
+        for name, field in Settings.model_fields.items()
+        if name not in SET_BY_COMPOSE
+    }
+    for name, (default, meaning) in (entries | COMPOSE_ONLY).items():
+        lines += ["", *(f"# {line}" for line in meaning.splitlines()), f"#{name}={default}"]
+    return "\n".join(lines) + "\n"
+
+
+if __name__ == "__main__":
+    TARGET.write_text(content())
