@@ -231,11 +231,23 @@ def meter(label: str, value: float, maximum: float, text: str, aside: str = "", 
 
 def pairs(items: Iterable[tuple[str, Any]]) -> str:
     """Name and value, one a line. Values are escaped."""
-    rows = "".join(
-        f"<div><dt>{escape(name)}</dt><dd>{escape('–' if value in (None, '') else str(value))}</dd></div>"
-        for name, value in items
-    )
+    rows = "".join(f"<div><dt>{escape(name)}</dt><dd>{escape(plain(value))}</dd></div>" for name, value in items)
     return f'<dl class="sf-pairs">{rows}</dl>'
+
+
+def plain(value: object) -> str:
+    """A parameter's value in words."""
+    match value:
+        case None | "":
+            return "–"
+        case bool():
+            return "yes" if value else "no"
+        case list():
+            return " ".join(str(item) for item in value)
+        case dict():
+            return ", ".join(f"{name}={item}" for name, item in value.items()) or "–"
+        case _:
+            return str(value)
 
 
 def health(state: str, detail: str) -> str:

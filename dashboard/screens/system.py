@@ -5,7 +5,7 @@ import streamlit as st
 from dashboard import connection, markup
 from dashboard.quantities import ago, duration, mebibytes, size
 from orchestrator.errors import OrchestratorError
-from orchestrator.views import Inventory, ModelView, SystemStatus
+from orchestrator.views import ArtifactView, Inventory, ModelView, SystemStatus
 
 TICK_S = 3
 INVENTORY_TICK_S = 30
@@ -81,10 +81,17 @@ def inventory() -> None:
     st.html(markup.section("Datasets", str(len(found.datasets) or "")) + listing(found.datasets, "dataset", "datasets"))
     if found.saes:
         rows = [
-            [markup.escape(sae.path), str(sae.attempt), size(sae.size_bytes), ago(sae.created_at)] for sae in found.saes
+            [job_of(sae), markup.escape(sae.path), str(sae.attempt), size(sae.size_bytes), ago(sae.created_at)]
+            for sae in found.saes
         ]
-        headers = ["file", "#attempt", "#size", "saved"]
+        headers = ["job", "file", "#attempt", "#size", "saved"]
         st.html(markup.section("SAEs", str(len(rows))) + markup.table(headers, rows, label="SAEs"))
+
+
+def job_of(sae: ArtifactView) -> str:
+    """A link to the job that trained it; its address begins ``/api/jobs/<id>/``."""
+    job_id = sae.url.strip("/").split("/")[2]
+    return markup.job_link(job_id, job_id[:8])
 
 
 def listing(items: list[ModelView], kind: str, folder: str) -> str:

@@ -8,13 +8,19 @@ from dataclasses import dataclass, field
 from urllib.parse import urlsplit
 
 import pytest
-from playwright.sync_api import BrowserContext, ConsoleMessage, Page, Request, sync_playwright
+from playwright.sync_api import BrowserContext, ConsoleMessage, Locator, Page, Request, sync_playwright
 
 CHROMIUM = "/usr/bin/chromium"
-FLAGS = (
-    "--headless --no-sandbox --disable-gpu --disable-quic --no-first-run --disable-background-networking"
-    " --disable-component-update --disable-sync"
-).split()
+FLAGS = [
+    "--headless",
+    "--no-sandbox",
+    "--disable-gpu",
+    "--disable-quic",
+    "--no-first-run",
+    "--disable-background-networking",
+    "--disable-component-update",
+    "--disable-sync",
+]
 READY = "[data-testid=stApp][data-test-script-state=notRunning]"
 PATIENCE_MS = 60_000
 
@@ -105,9 +111,12 @@ class Visit:
     def wait_for_status(self, status: str) -> None:
         self.page.wait_for_selector(f".sf-identity .sf-badge.sf-{status}")
 
+    def button(self, key: str) -> Locator:
+        """The Streamlit button with this key; Streamlit draws a hidden twin of it to measure."""
+        return self.page.locator(f".st-key-{key} button").first
+
     def press(self, key: str) -> None:
-        """Click the Streamlit button with this key."""
-        self.page.locator(f".st-key-{key} button").click()
+        self.button(key).click()
 
 
 @contextmanager

@@ -16,13 +16,31 @@ import requests
 from playwright.sync_api import expect
 
 from orchestrator.client import Client
-from orchestrator.domain import JobStatus
+from orchestrator.domain import ACTIVE, JobStatus
 from tests.e2e.browser import Visit, browser
 from tests.waiting import until
 
 pytestmark = [pytest.mark.browser, pytest.mark.timeout(600)]
 
-WORDS = "the of to and in is it you that he was for on are with as his they at be this from have or by one had".split()
+WORDS = (
+    "the",
+    "of",
+    "to",
+    "and",
+    "in",
+    "is",
+    "it",
+    "you",
+    "that",
+    "he",
+    "was",
+    "for",
+    "on",
+    "are",
+    "with",
+    "as",
+    "his",
+)
 
 
 @dataclass
@@ -67,6 +85,10 @@ class Stack:
         process.wait()
 
     def stop(self) -> None:
+        """End everything; jobs would outlive the orchestrator."""
+        for status in ACTIVE:
+            for job in self.client.jobs(status=status).items:
+                self.end(str(job.id))
         for process in self.processes.values():
             process.send_signal(signal.SIGTERM)
         for process in self.processes.values():
@@ -122,10 +144,12 @@ def stack(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stack]:
     home = tmp_path_factory.mktemp("dashboard") / "home"
     put_inputs(home)
     started = Stack(home, free_port(), free_port())
-    started.start("api")
-    started.start("dashboard")
-    yield started
-    started.stop()
+    try:
+        started.start("api")
+        started.start("dashboard")
+        yield started
+    finally:
+        started.stop()
 
 
 @pytest.fixture
@@ -234,11 +258,11 @@ def test_killing_the_orchestrator_shows_and_heals_without_a_reload(stack: Stack,
     visit.wait_for_log("loss")
     stack.kill("api")
     expect(visit.page.get_by_text("The orchestrator is offline")).to_be_visible()
-    expect(visit.page.locator(".st-key-do-cancel button")).to_be_disabled()
+    expect(visit.button("do-cancel")).to_be_disabled()
     stack.start("api")
     expect(visit.page.get_by_text("The orchestrator is offline")).to_have_count(0)
     expect(visit.page.locator(".sf-console .sf-connection")).to_have_text("live")
-    expect(visit.page.locator(".st-key-do-cancel button")).to_be_enabled()
+    expect(visit.button("do-cancel")).to_be_enabled()
     seen = visit.terminal_text()
     steps = [int(line.split("step")[1].split("/")[0]) for line in seen.splitlines() if " step " in line]
     assert steps == sorted(set(steps)), "no line is lost, repeated or out of order"
