@@ -8,6 +8,7 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from orchestrator.client import Client
+from orchestrator.domain import TERMINAL
 
 Answer = Callable[[Client, str, Mapping[str, Any]], dict[str, Any]]
 """(client, job id, question) -> reply, without its ``n``."""
@@ -46,15 +47,15 @@ def log_start(client: Client, job_id: str) -> dict[str, int]:
 
 
 def log_frames(client: Client, job_id: str, attempt: int, offset: int) -> list[dict[str, Any]]:
-    """What the log's WebSocket would send next: the rest of this attempt, or the begin of the following one."""
-    attempts = client.job(job_id).attempts
-    while attempt <= attempts:
+    """What the log's WebSocket would send next: more of this attempt, the begin of the following one, or the end."""
+    job = client.job(job_id)
+    while attempt <= job.attempts:
         chunk = client.logs(job_id, attempt=attempt, offset=offset, limit_bytes=POLL_LOG_BYTES)
         if chunk.data:
             cursor = {"attempt": chunk.attempt, "offset": chunk.offset, "next_offset": chunk.next_offset}
             return [{"type": "log", **cursor, "data": chunk.data}]
         attempt, offset = attempt + 1, 0
-    return []
+    return [{"type": "end", "status": job.status.value}] if job.status in TERMINAL else []
 
 
 def answer_curves(client: Client, job_id: str, question: Mapping[str, Any]) -> dict[str, Any]:

@@ -5,6 +5,7 @@ import { Live, element, showState, styleSheet } from "./live.js";
 
 const HEIGHT_PX = 256;
 const DRAW_MS = 150;
+const SETTLE_MS = 2500;
 const SMOOTHING = 0.9;
 const PREFERRED = ["loss", "fvu", "l0", "dead_share", "lr", "tokens_per_s"];
 const SHOWN_FIRST = ["loss", "fvu"];
@@ -68,7 +69,7 @@ class Curves {
       this.live.start();
     }
     this.running = data.active;
-    if (!data.active && this.live.state === "live") this.#settle(data.status);
+    if (!data.active && ["live", "polling"].includes(this.live.state)) this.#settle(data.status);
   }
 
   close() {
@@ -79,10 +80,10 @@ class Curves {
     this.plot?.destroy();
   }
 
-  /** The job is over: leave the socket open a moment for the last events, then say so. */
+  /** The job is over: listen a moment longer for the last events, then say so. */
   #settle(status) {
     clearTimeout(this.settleTimer);
-    this.settleTimer = setTimeout(() => this.live.end(`ended: ${status}`), 1500);
+    this.settleTimer = setTimeout(() => this.live.end(`ended: ${status}`), SETTLE_MS);
   }
 
   #draw(host) {

@@ -86,7 +86,7 @@ export class Live {
   }
 
   #question(kind) {
-    if (this.#asked) return;
+    if (this.#asked && kind === "poll") return; // a ticket matters more: it may be asked for over an open poll
     const n = `${this.#nonce}-${++this.#serial}`;
     this.#asked = { n, kind };
     this.ask({ n, kind, ...this.question(kind) });

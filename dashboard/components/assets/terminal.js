@@ -182,12 +182,17 @@ class LogConsole {
       return false;
     }
     if ((event.ctrlKey || event.metaKey) && event.key === "c") return false; // the browser copies the selection
-    if (event.key === "End") {
-      this.#follow();
-      return false;
-    }
-    if (event.key === "Home") {
-      this.terminal.scrollToTop();
+    const scroll = {
+      End: () => this.terminal.scrollToBottom(),
+      Home: () => this.terminal.scrollToTop(),
+      PageUp: () => this.terminal.scrollPages(-1),
+      PageDown: () => this.terminal.scrollPages(1),
+      ArrowUp: () => this.terminal.scrollLines(-1),
+      ArrowDown: () => this.terminal.scrollLines(1),
+    }[event.key];
+    if (scroll) {
+      event.preventDefault();
+      scroll();
       this.#scrolled();
       return false;
     }
