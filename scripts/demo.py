@@ -247,7 +247,8 @@ def train(client: Client, params: dict[str, Any]) -> JobDetail:
             client.cancel(job.id)
             client.wait(job.id, timeout_s=STOP_S, poll_s=0.2)
         raise
-    say_outcome(ended)
+    if ended.failure:
+        say_outcome(ended)
     return ended
 
 

@@ -131,7 +131,7 @@ def comments(path: Path) -> Iterator[str]:
     try:
         with path.open("rb") as file:
             for token in tokenize.tokenize(file.readline):
-                if token.type != tokenize.COMMENT:
+                if token.type != tokenize.COMMENT or not token.line.lstrip().startswith("#"):
                     continue
                 if token.start[0] != last_line + 1:
                     if len(block) > 1:
