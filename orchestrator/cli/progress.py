@@ -130,6 +130,7 @@ class BarDisplay:
             completed=snapshot.done,
             pulse=snapshot.status is JobStatus.STARTING,
             complete_style=STYLES[snapshot.status][1],
+            finished_style=STYLES[snapshot.status][1],
         )
         row.add_row(
             Text.assemble(status_text(snapshot.status), " ", printable(snapshot.phase or snapshot.name)),
