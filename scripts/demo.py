@@ -285,9 +285,11 @@ def report(settings: Settings, job: JobDetail, artifacts: list[ArtifactView], ru
         table.add_row("alive features", f"{results['alive_features']:,.0f}")
     if wall_s is not None:
         table.add_row("wall time", f"{duration(wall_s)} of training, {duration(total_s)} in all")
-    for path in paths:
-        table.add_row("artifact", path)
-    table.add_row("figures", str(settings.home / "demo.json"))
+    if paths:
+        # Relative paths are short enough to stay in one piece.
+        table.add_row("artifacts", "\n".join(os.path.relpath(path) for path in paths))
+    table.add_row("figures", os.path.relpath(settings.home / "demo.json"))
+    table.add_row("dashboard", running.dashboard)
     out.print(table)
 
 

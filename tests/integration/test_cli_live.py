@@ -11,9 +11,11 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+import requests
 
 from orchestrator.cli.console import ExitCode
 from orchestrator.client import Client, Unreachable
+from orchestrator.doctor import port_problem
 from orchestrator.domain import JobStatus
 from tests import engine
 
@@ -48,9 +50,9 @@ class Saeforge:
         self.url = f"http://127.0.0.1:{self.port}"
         self.server: subprocess.Popen[bytes] | None = None
 
-    def start(self) -> None:
+    def start(self, *words: str) -> None:
         with (self.home / "up.log").open("ab") as log:
-            self.server = self.spawn("up", "--api-only", stdout=log, stderr=subprocess.STDOUT)
+            self.server = self.spawn(*(words or ("up", "--api-only")), stdout=log, stderr=subprocess.STDOUT)
         with Client(self.url, "none yet", retries=0) as client:
             eventually(lambda: self._answers(client), f"{self.url} answers")
 
@@ -144,6 +146,25 @@ def test_doctor_sees_the_orchestrator_and_its_key(saeforge: Saeforge) -> None:
     assert result.returncode == 0
     found = {finding["name"]: finding for finding in json.loads(result.stdout)}
     assert found["orchestrator"]["state"] == "ok"
+
+
+@pytest.mark.parametrize("how", [signal.SIGTERM, signal.SIGKILL])
+def test_the_dashboard_comes_up_and_ends_with_the_orchestrator(tmp_path: Path, how: signal.Signals) -> None:
+    both = Saeforge(tmp_path)
+    dashboard_port = free_port()
+    both.environment["SAEFORGE_DASHBOARD_PORT"] = str(dashboard_port)
+
+    def dashboard_answers() -> bool:
+        try:
+            return requests.get(f"http://127.0.0.1:{dashboard_port}/_stcore/health", timeout=5).ok
+        except requests.ConnectionError:
+            return False
+
+    both.start("up")
+    eventually(dashboard_answers, "the dashboard answers")
+    assert f"http://127.0.0.1:{dashboard_port}" in (tmp_path / "up.log").read_text()
+    both.end(how)
+    eventually(lambda: port_problem("127.0.0.1", dashboard_port) is None, "the dashboard is gone")
 
 
 @pytest.mark.docker
