@@ -14,8 +14,7 @@ from orchestrator.domain import Artifact, Job, JobStatus
 from orchestrator.errors import NotFound
 from orchestrator.intake import admit, job_type_name
 from orchestrator.series import thinned
-from orchestrator.store import JobFilter
-from orchestrator.store.store import MAX_STEP
+from orchestrator.store import MAX_STEP, JobFilter
 from orchestrator.views import (
     ArtifactView,
     AttemptView,

@@ -16,7 +16,7 @@ from orchestrator.api.sockets import converse, let_in, parse_count, parse_job_id
 from orchestrator.api.state import Orchestrator, State
 from orchestrator.domain import TERMINAL, JobStatus
 from orchestrator.errors import InvalidInput, NotFound
-from orchestrator.store.store import MAX_STEP
+from orchestrator.store import MAX_STEP
 from orchestrator.tail import Piece, read_last_lines, read_piece, whole_characters
 from orchestrator.views import LogChunk
 from worker_image.contract.rundir import RunDir

@@ -1,5 +1,7 @@
 """The only SQL: jobs, attempts, leases, events and what is derived from them, in one SQLite file."""
 
-from orchestrator.store.store import Ended, JobFilter, Store, StoredCommand, StoredEvent
+from orchestrator.store.database import StoreError
+from orchestrator.store.records import Ended, JobFilter, StoredCommand, StoredEvent
+from orchestrator.store.store import MAX_STEP, Store
 
-__all__ = ["Ended", "JobFilter", "Store", "StoredCommand", "StoredEvent"]
+__all__ = ["MAX_STEP", "Ended", "JobFilter", "Store", "StoreError", "StoredCommand", "StoredEvent"]

@@ -29,10 +29,6 @@ SELECT count(*) AS n FROM jobs WHERE {where}
 SELECT jobs.*, (SELECT json_group_array(tag) FROM (SELECT tag FROM job_tags WHERE job_id = jobs.id ORDER BY place)) AS tags
 FROM jobs WHERE status = 'queued' ORDER BY priority DESC, created_at, id
 
--- name: active_jobs
-SELECT jobs.*, (SELECT json_group_array(tag) FROM (SELECT tag FROM job_tags WHERE job_id = jobs.id ORDER BY place)) AS tags
-FROM jobs WHERE status IN ('starting', 'running', 'pausing', 'stopping') ORDER BY created_at, id
-
 -- name: count_by_status
 SELECT status, count(*) AS n FROM jobs GROUP BY status
 

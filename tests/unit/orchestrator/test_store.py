@@ -10,9 +10,8 @@ import pytest
 
 from orchestrator.domain import Attempt, EndReason, Job, JobFailure, JobStatus
 from orchestrator.errors import IdempotencyConflict, NotFound, StaleTransition, StateConflict
-from orchestrator.store import Ended, JobFilter, Store
+from orchestrator.store import Ended, JobFilter, Store, StoreError
 from orchestrator.store.statements import migrations
-from orchestrator.store.store import StoreError
 from tests.unit.orchestrator.jobs import container_job, training_job
 from worker_image.contract.commands import CheckpointNow
 from worker_image.contract.events import CheckpointRemoved, CheckpointSaved, CommandApplied, Finished, Metrics, Progress

@@ -1,0 +1,87 @@
+"""What the store takes and gives beside the domain's own nouns."""
+
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any
+from uuid import UUID
+
+from orchestrator.domain import EndReason, JobFailure, JobStatus
+
+
+@dataclass(frozen=True, slots=True)
+class JobFilter:
+    """Which jobs to list; empty fields match all."""
+
+    status: tuple[str, ...] = ()
+    type: str | None = None
+    owner: str | None = None
+    tag: str | None = None
+    model: str | None = None
+    dataset: str | None = None
+    q: str | None = None
+    """Part of a name or the beginning of an id."""
+
+    def where(self) -> tuple[str, dict[str, str]]:
+        """A clause made of fixed texts, and the values bound to it."""
+        clauses, values = ["1"], dict[str, str]()
+        if self.status:
+            names = [f"status{place}" for place in range(len(self.status))]
+            clauses.append(f"status IN ({', '.join(':' + name for name in names)})")
+            values |= dict(zip(names, self.status, strict=True))
+        for column, value in (
+            ("type", self.type),
+            ("owner", self.owner),
+            ("model", self.model),
+            ("dataset", self.dataset),
+        ):
+            if value is not None:
+                clauses.append(f"{column} = :{column}")
+                values[column] = value
+        if self.tag is not None:
+            clauses.append("id IN (SELECT job_id FROM job_tags WHERE tag = :tag)")
+            values["tag"] = self.tag
+        if self.q is not None:
+            clauses.append(r"(name LIKE :part ESCAPE '\' OR id LIKE :start ESCAPE '\')")
+            literal = self.q.replace("\\", r"\\").replace("%", r"\%").replace("_", r"\_")
+            values |= {"part": f"%{literal}%", "start": f"{literal}%"}
+        return " AND ".join(clauses), values
+
+
+@dataclass(frozen=True, slots=True)
+class StoredEvent:
+    """An event with its place among all events; attempt and seq are empty for the orchestrator's own."""
+
+    id: int
+    job_id: UUID
+    attempt: int | None
+    seq: int | None
+    ts: datetime
+    type: str
+    data: dict[str, Any]
+
+
+@dataclass(frozen=True, slots=True)
+class StoredCommand:
+    """A command as requested, and what became of it."""
+
+    id: UUID
+    type: str
+    attempt: int
+    requested_at: datetime
+    status: str
+    settled_at: datetime | None
+    detail: str
+    body: str
+    """The line of ``commands.jsonl``."""
+
+
+@dataclass(frozen=True, slots=True)
+class Ended:
+    """How an attempt ended."""
+
+    reason: EndReason
+    status: JobStatus
+    exit_code: int | None = None
+    failure: JobFailure | None = None
+    resume_from: str | None = None
+    """Checkpoint a later attempt continues from."""
