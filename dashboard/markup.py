@@ -194,7 +194,7 @@ def queue_table(jobs: Iterable[JobView]) -> str:
             ago(job.created_at),
         ]
 
-    headers = ["#place", "job", "why it waits", "may start in", "#priority", "owner", "queued"]
+    headers = ["place", "job", "why it waits", "may start in", "#priority", "owner", "queued"]
     return table(headers, map(row, jobs), label="Queue")
 
 

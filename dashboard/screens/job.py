@@ -164,13 +164,14 @@ def parameters(job: JobDetail) -> str:
     params = {name: value for name, value in job.params.items() if name != "type"}
     resources = {name: value for name, value in job.resources.model_dump().items() if value is not None}
     places = [("log", job.log_path), ("artifacts", job.result_path)]
-    return (
+    listed = (
         markup.pairs(params.items())
         + markup.section("Resources")
         + markup.pairs(resources.items())
         + markup.section("On the orchestrator's disk")
         + markup.pairs((name, path) for name, path in places if path)
     )
+    return f'<div role="region" tabindex="0" aria-label="Parameters">{listed}</div>'
 
 
 def attempts(job: JobDetail) -> str:

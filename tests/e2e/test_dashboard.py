@@ -22,6 +22,9 @@ from tests.waiting import until
 
 pytestmark = [pytest.mark.browser, pytest.mark.timeout(600)]
 
+
+expect.set_options(timeout=30_000)
+
 WORDS = (
     "the",
     "of",
@@ -167,6 +170,15 @@ def job(stack: Stack) -> Iterator[str]:
     stack.end(started)
 
 
+@pytest.fixture(scope="module")
+def watched(stack: Stack) -> Iterator[str]:
+    """One running job for all tests that only look; they come last, as it takes all CPU slots."""
+    started = stack.train()
+    stack.client.wait(started, until={JobStatus.RUNNING}, timeout_s=60)
+    yield started
+    stack.end(started)
+
+
 def choose(visit: Visit, key: str, value: str) -> None:
     box = visit.page.locator(f".st-key-{key} input").first
     box.click()
@@ -216,31 +228,6 @@ def test_an_error_of_the_api_stands_at_the_field_it_names(visit: Visit) -> None:
     expect(visit.page.get_by_role("button", name="Submit job")).to_be_enabled()
 
 
-def test_the_terminal_outlives_reruns_and_searches(visit: Visit, job: str) -> None:
-    visit.open(f"job?job={job}")
-    visit.wait_for_log("loss")
-    visit.page.evaluate("document.querySelector('.sf-console').mark = 'the same'")
-    visit.press("do-checkpoint")
-    visit.page.get_by_role("tab", name="Commands").click()
-    expect(visit.page.get_by_role("region", name="Commands")).to_contain_text("applied")
-    assert visit.page.evaluate("document.querySelector('.sf-console').mark") == "the same"
-    visit.page.get_by_label("Search log").first.fill("loss")
-    expect(visit.page.locator(".sf-console .sf-count")).to_contain_text("/")
-
-
-def test_scrolling_up_is_respected_until_the_end_is_asked_for(visit: Visit, job: str) -> None:
-    visit.open(f"job?job={job}")
-    visit.page.wait_for_function("document.querySelector('.sf-console')?.terminal?.buffer.active.baseY > 30")
-    visit.page.locator(".sf-screen").hover()
-    visit.page.mouse.wheel(0, -800)
-    follow = visit.page.get_by_label("Follow the end of the log")
-    expect(follow).to_contain_text("new line")
-    at = "document.querySelector('.sf-console').terminal.buffer.active"
-    assert visit.page.evaluate(f"{at}.viewportY < {at}.baseY")
-    follow.click()
-    visit.page.wait_for_function(f"{at}.viewportY === {at}.baseY")
-
-
 def test_pause_and_resume_keep_one_log_and_one_curve(stack: Stack, visit: Visit, job: str) -> None:
     visit.open(f"job?job={job}")
     visit.wait_for_points(3)
@@ -268,7 +255,32 @@ def test_killing_the_orchestrator_shows_and_heals_without_a_reload(stack: Stack,
     assert steps == sorted(set(steps)), "no line is lost, repeated or out of order"
 
 
-def test_a_browser_that_gets_no_websocket_polls_and_says_so(visit: Visit, job: str) -> None:
+def test_the_terminal_outlives_reruns_and_searches(visit: Visit, watched: str) -> None:
+    visit.open(f"job?job={watched}")
+    visit.wait_for_log("loss")
+    visit.page.evaluate("document.querySelector('.sf-console').mark = 'the same'")
+    visit.press("do-checkpoint")
+    visit.page.get_by_role("tab", name="Commands").click()
+    expect(visit.page.get_by_role("region", name="Commands")).to_contain_text("applied")
+    assert visit.page.evaluate("document.querySelector('.sf-console').mark") == "the same"
+    visit.page.get_by_label("Search log").first.fill("loss")
+    expect(visit.page.locator(".sf-console .sf-count")).to_contain_text("/")
+
+
+def test_scrolling_up_is_respected_until_the_end_is_asked_for(visit: Visit, watched: str) -> None:
+    visit.open(f"job?job={watched}")
+    visit.page.wait_for_function("document.querySelector('.sf-console')?.terminal?.buffer.active.baseY > 30")
+    visit.page.locator(".sf-screen").hover()
+    visit.page.mouse.wheel(0, -800)
+    follow = visit.page.get_by_label("Follow the end of the log")
+    expect(follow).to_contain_text("new line")
+    at = "document.querySelector('.sf-console').terminal.buffer.active"
+    assert visit.page.evaluate(f"{at}.viewportY < {at}.baseY")
+    follow.click()
+    visit.page.wait_for_function(f"{at}.viewportY === {at}.baseY")
+
+
+def test_a_browser_that_gets_no_websocket_polls_and_says_so(visit: Visit, watched: str) -> None:
     visit.page.add_init_script(
         """const Real = WebSocket;
         window.WebSocket = class extends Real {
@@ -278,21 +290,21 @@ def test_a_browser_that_gets_no_websocket_polls_and_says_so(visit: Visit, job: s
             }
         };"""
     )
-    visit.open(f"job?job={job}")
+    visit.open(f"job?job={watched}")
     visit.wait_for_log("loss")
     visit.wait_for_points(3)
     expect(visit.page.locator(".sf-console .sf-connection")).to_contain_text("degraded")
 
 
 def test_every_connection_uses_its_own_ticket_and_no_key_reaches_the_browser(
-    stack: Stack, visit: Visit, job: str
+    stack: Stack, visit: Visit, watched: str
 ) -> None:
     sent: list[str] = []
     visit.page.on(
         "websocket",
         lambda found: found.on("framesent", lambda frame: sent.append(str(frame))) if "/api/" in found.url else None,
     )
-    visit.open(f"job?job={job}")
+    visit.open(f"job?job={watched}")
     visit.wait_for_log("loss")
     visit.wait_for_points(2)
     tickets = [json.loads(frame)["ticket"] for frame in sent]
@@ -301,7 +313,7 @@ def test_every_connection_uses_its_own_ticket_and_no_key_reaches_the_browser(
     assert all(str(stack.client.api_key) not in frame for frame in sent)
 
 
-def test_links_are_followed_without_a_reload(visit: Visit, job: str) -> None:
+def test_links_are_followed_without_a_reload(visit: Visit, watched: str) -> None:
     visit.open()
     visit.page.evaluate("window.mark = 'the same page'")
     visit.page.locator(".sf-card .sf-link").first.click()
@@ -311,7 +323,7 @@ def test_links_are_followed_without_a_reload(visit: Visit, job: str) -> None:
 
 @pytest.mark.parametrize("width", [1440, 900])
 @pytest.mark.parametrize("path", ["", "submit", "job", "system"])
-def test_no_page_is_wider_than_the_window(visit: Visit, job: str, path: str, width: int) -> None:
+def test_no_page_is_wider_than_the_window(visit: Visit, watched: str, path: str, width: int) -> None:
     visit.page.set_viewport_size({"width": width, "height": 900})
     visit.open(path)
     expect(visit.page.get_by_text("orchestrator ready")).to_have_count(1)

@@ -54,7 +54,10 @@ class Curves {
       question: (kind) => ({ history: kind === "poll" || !this.loaded }),
       onReply: (reply) => this.#reply(reply),
       onFrame: (frame) => this.#event(frame),
-      onState: (state, detail) => showState(this.badge, state, detail),
+      onState: (state, detail) => {
+        showState(this.badge, state, detail);
+        if (state === "ended") this.hint.textContent = "Nothing was measured.";
+      },
     });
     showState(this.badge, "connecting");
   }

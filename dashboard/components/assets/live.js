@@ -49,10 +49,15 @@ export class Live {
       const { kind } = this.#asked;
       this.#asked = null;
       clearTimeout(this.#timer);
-      if (reply.error) return this.#failed(reply.error);
+      if (reply.error) {
+        this.away = true;
+        return this.#failed(reply.error);
+      }
       this.onReply(reply);
       if (this.state === "ended") return;
-      if (kind === "ticket" && reply.ticket) this.#open(reply.ticket);
+      if (kind === "ticket") this.#open(reply.ticket);
+      else if (this.away) this.start(); // the orchestrator is back: no need to sit out the backoff
+      this.away = false;
     }
   }
 

@@ -130,7 +130,7 @@ class LogConsole {
         button("next", "Next match", "↓", () => this.#search(1)),
         button("copy", "Copy the selection, or the whole log shown", "Copy", (event) => this.#copy(event.currentTarget)),
         button("clear", "Clear the view; the log itself is kept", "Clear", () => this.#clear()),
-        button("download", "Download the lines shown", "Save view", () => this.#download()),
+        button("download", "Save view: download the lines shown", "Save view", () => this.#download()),
       ),
       element("div", { class: "sf-stage" }, this.screen, this.hint, this.jump),
     );
