@@ -27,7 +27,7 @@ import docker
 from rich.table import Table
 
 from orchestrator.api.auth import api_key
-from orchestrator.cli.console import ExitCode, complain, exit_code_of, out, outcome_of
+from orchestrator.cli.console import ExitCode, complain, exit_code_of, out, outcome_of, size, status_text
 from orchestrator.cli.following import say_outcome
 from orchestrator.cli.progress import display_on, duration, watch
 from orchestrator.cli.server import address, die_with_parent
@@ -275,21 +275,25 @@ def report(settings: Settings, job: JobDetail, artifacts: list[ArtifactView], ru
     draft.write_text(json.dumps(figures, indent=2) + "\n")
     draft.replace(settings.home / "demo.json")
 
-    table = Table(show_header=False, title=f"demo: {job.status}", title_justify="left")
-    table.add_column(style="bold")
+    # Without a frame even a run directory stays in one piece on 80 columns.
+    table = Table(show_header=False, box=None, pad_edge=False)
+    table.add_column(style="bold", no_wrap=True)
     table.add_column(overflow="fold")
+    table.add_row("job", status_text(job.status))
     if job.status is JobStatus.COMPLETED and results:
-        table.add_row("FVU (held out)", f"{results['fvu']:.4f}")
+        table.add_row("FVU held out", f"{results['fvu']:.4f}")
         table.add_row("L0", f"{results['l0']:.1f}")
-        table.add_row("dead latents", f"{100 * results['dead_share']:.2f} %")
-        table.add_row("alive features", f"{results['alive_features']:,.0f}")
+        table.add_row("dead share", f"{100 * results['dead_share']:.2f} %")
+        table.add_row("alive", f"{results['alive_features']:,.0f} features")
     if wall_s is not None:
         table.add_row("wall time", f"{duration(wall_s)} of training, {duration(total_s)} in all")
     if paths:
-        # Relative paths are short enough to stay in one piece.
-        table.add_row("artifacts", "\n".join(os.path.relpath(path) for path in paths))
+        table.add_row("artifacts", os.path.relpath(job.result_path or "") + "/")
+        for artifact in artifacts:
+            table.add_row("", f"{artifact.path}  {size(artifact.size_bytes)}")
     table.add_row("figures", os.path.relpath(settings.home / "demo.json"))
     table.add_row("dashboard", running.dashboard)
+    out.print()
     out.print(table)
 
 

@@ -165,6 +165,16 @@ def status_text(status: JobStatus) -> Text:
     return Text(f"{icon} {status}", style=style)
 
 
+def size(size_bytes: int) -> str:
+    """A size in its best unit, e.g. "1.29 GB"."""
+    amount = float(size_bytes)
+    for unit in ("B", "kB", "MB"):
+        if amount < 1000:
+            return f"{amount:.3g} {unit}"
+        amount /= 1000
+    return f"{amount:.3g} GB"
+
+
 def find_job(client: Client, reference: str) -> str:
     """The full id of the job a person means by an id or the first characters of one.
 

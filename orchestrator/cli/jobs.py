@@ -8,7 +8,7 @@ import typer
 from rich.table import Table
 from rich.text import Text
 
-from orchestrator.cli.console import JobRef, Json, command, emit, find_job, out, printable, status_text
+from orchestrator.cli.console import JobRef, Json, command, emit, find_job, out, printable, size, status_text
 from orchestrator.cli.progress import duration
 from orchestrator.client import Client
 from orchestrator.domain import JobStatus
@@ -130,9 +130,9 @@ def show(job: JobRef, json: Json = False) -> None:
     for name, value in _facts(found):
         table.add_row(name, value if isinstance(value, Text) else Text(printable(value)))
     for checkpoint in checkpoints:
-        table.add_row("checkpoint", f"{checkpoint.name}  {_size(checkpoint.size_bytes)}  {checkpoint.path}")
+        table.add_row("checkpoint", f"{checkpoint.name}  {size(checkpoint.size_bytes)}  {checkpoint.path}")
     for artifact in artifacts:
-        table.add_row("artifact", f"{artifact.path}  {_size(artifact.size_bytes)}  {artifact.digest}")
+        table.add_row("artifact", f"{artifact.path}  {size(artifact.size_bytes)}  {artifact.digest}")
     out.print(table)
 
 
@@ -199,12 +199,3 @@ def _pairs(values: dict[str, Any]) -> str:
 
 def _value(value: object) -> str:
     return f"{value:.6g}" if isinstance(value, float) else str(value)
-
-
-def _size(size_bytes: int) -> str:
-    size = float(size_bytes)
-    for unit in ("B", "kB", "MB"):
-        if size < 1000:
-            return f"{size:.3g} {unit}"
-        size /= 1000
-    return f"{size:.3g} GB"
