@@ -288,13 +288,19 @@ def report(settings: Settings, job: JobDetail, artifacts: list[ArtifactView], ru
     if wall_s is not None:
         table.add_row("wall time", f"{duration(wall_s)} of training, {duration(total_s)} in all")
     if paths:
-        table.add_row("artifacts", os.path.relpath(job.result_path or "") + "/")
+        table.add_row("artifacts", f"{short(Path(job.result_path or ''))}/")
         for artifact in artifacts:
             table.add_row("", f"{artifact.path}  {size(artifact.size_bytes)}")
-    table.add_row("figures", os.path.relpath(settings.home / "demo.json"))
+    table.add_row("figures", short(settings.home / "demo.json"))
     table.add_row("dashboard", running.dashboard)
     out.print()
     out.print(table)
+
+
+def short(path: Path) -> str:
+    """Relative where it lies below the working directory."""
+    here = Path.cwd()
+    return str(path.relative_to(here) if path.is_relative_to(here) else path)
 
 
 def stay(running: Servers) -> None:
