@@ -254,7 +254,7 @@ def event_text(one: EventView) -> str:
             text = f"{data.get('level')}: {data.get('text')}"
         case _:
             told = {name: value for name, value in data.items() if value not in (None, "", [], {}) and name != "digest"}
-            text = ", ".join(f"{name} {value}" for name, value in told.items())
+            text = ", ".join(f"{name.replace('_', ' ')} {markup.plain(value)}" for name, value in told.items())
     return markup.escape(text[:300])
 
 

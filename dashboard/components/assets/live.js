@@ -6,7 +6,7 @@
 const BACKOFF_MS = [300, 700, 1500, 3000, 6000, 12000, 20000];
 const FAILURES_BEFORE_POLLING = 3;
 const POLL_MS = 2000;
-const REPLY_MS = 8000;
+const REPLY_MS = 15000;
 const SETTLED_MS = 3000;
 const GIVE_UP_CODES = new Set([4400, 4404]);
 
