@@ -64,14 +64,16 @@ def extras(settings: Settings) -> Iterator[Finding]:
         if not absent:
             yield Finding(name=f"extra {extra}", state="ok", detail="installed")
             continue
+        # A machine that only talks to an orchestrator elsewhere needs none of its own.
+        required = extra == "orchestrator" and not settings.url
         # The worker's own packages live in the image; without Docker jobs need them here.
+        note = " (needed only by the process executor)" if extra == "worker" else ""
         yield Finding(
             name=f"extra {extra}",
-            state="missing" if extra == "orchestrator" else "warning",
-            detail=f"not installed: {', '.join(absent)}"
-            + (" (needed only by the process executor)" if extra == "worker" else ""),
+            state="missing" if required else "warning",
+            detail=f"not installed: {', '.join(absent)}{note}",
             remedy=f"pip install 'saeforge[{extra}]'",
-            required=extra == "orchestrator",
+            required=required,
         )
 
 

@@ -121,7 +121,7 @@ def _parameter_flags(job_type: type[JobType]) -> Iterator[inspect.Parameter]:
         required = "(required)" if job_type.model_fields[name].is_required() else _limits(schema)
         text = f"{schema.get('description', '')} {required}".strip()
         if schema.get("type") == "array":
-            argument = typer.Argument(help=text, metavar=f"[{name.upper()}]...", show_default=False)
+            argument = typer.Argument(help=text, metavar=name.upper(), show_default=False)
             yield _flag(name, Annotated[list[str] | None, argument])
             continue
         flag = "--" + name.replace("_", "-")

@@ -40,10 +40,13 @@ def test_a_missing_extra_names_the_modules_and_the_command(monkeypatch: pytest.M
     assert worker.remedy == "pip install 'saeforge[worker]'"
 
 
-def test_without_the_orchestrators_packages_something_required_is_missing(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize(("url", "state"), [("", "missing"), ("http://elsewhere:8000", "warning")])
+def test_the_orchestrators_packages_are_required_where_it_is_to_run(
+    monkeypatch: pytest.MonkeyPatch, url: str, state: str
+) -> None:
     monkeypatch.setattr(doctor.importlib.util, "find_spec", lambda name: None if name == "fastapi" else object())
-    extra = found(doctor.extras)["extra orchestrator"]
-    assert (extra.state, extra.required) == ("missing", True)
+    extra = found(doctor.extras, Settings(url=url))["extra orchestrator"]
+    assert (extra.state, extra.required) == (state, state == "missing")
 
 
 def test_docker_away_is_a_warning_with_advice(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
