@@ -76,7 +76,7 @@ def share_done(progress: Mapping[str, Any] | None) -> float | None:
     """How much of the current phase is done, 0 to 1."""
     if not progress or not progress.get("total"):
         return None
-    return min(1.0, progress["done"] / progress["total"])
+    return min(1.0, float(progress["done"]) / float(progress["total"]))
 
 
 def progress_bar(job: JobView) -> str:

@@ -1,6 +1,7 @@
 """Job: one run, watched and steered. ``?job=<id>`` is its permalink; without it, the newest job."""
 
 from collections.abc import Callable
+from html import escape
 from io import BytesIO
 from typing import Any
 
@@ -91,18 +92,18 @@ def identity(job: JobDetail, online: bool) -> None:
     origin = markup.job_link(job.restarted_from, str(job.restarted_from)[:8]) if job.restarted_from else ""
     facts = [
         f"<code>{job.id}</code>",
-        markup.escape(job.type),
-        f"owner {markup.escape(job.owner)}",
+        escape(job.type),
+        f"owner {escape(job.owner)}",
         f"priority {job.priority}" if job.priority else "",
         f"submitted {clock(job.created_at)}",
         f"restarted from {origin}" if origin else "",
-        " ".join(f"#{markup.escape(tag)}" for tag in job.tags),
+        " ".join(f"#{escape(tag)}" for tag in job.tags),
     ]
     spans = "".join(f"<span>{fact}</span>" for fact in facts if fact)
     with st.container(key="identity"):
         left, right = st.columns([5, 6], vertical_alignment="center")
         left.html(
-            f'<div class="sf-identity"><h1>{markup.escape(job.name)}</h1>'
+            f'<div class="sf-identity"><h1>{escape(job.name)}</h1>'
             f'<span role="status" aria-live="polite">{markup.badge(job.status)}</span>'
             f'<div class="sf-facts">{spans}</div></div>'
         )
@@ -157,7 +158,7 @@ def pending_commands(job: JobDetail) -> str:
     if not waiting or job.status not in ACTIVE:
         return ""
     words = ", ".join(f"{command.type.replace('_', ' ')} ({ago(command.requested_at)})" for command in waiting)
-    return f'<div class="sf-note" role="status">Requested, not yet applied: {markup.escape(words)}</div>'
+    return f'<div class="sf-note" role="status">Requested, not yet applied: {escape(words)}</div>'
 
 
 def parameters(job: JobDetail) -> str:
@@ -185,12 +186,12 @@ def attempts(job: JobDetail) -> str:
         )
         return [
             str(attempt.number),
-            f"{markup.escape(ended)}<small>{markup.escape(attempt.detail or '')}</small>",
+            f"{escape(ended)}<small>{escape(attempt.detail or '')}</small>",
             "–" if attempt.exit_code is None else str(attempt.exit_code),
             time_of_day(attempt.started_at),
             duration(ran_s),
-            markup.escape(f"{attempt.executor} {(attempt.handle or '')[:12]}"),
-            markup.escape(", ".join(attempt.gpus)) or "none",
+            escape(f"{attempt.executor} {(attempt.handle or '')[:12]}"),
+            escape(", ".join(attempt.gpus)) or "none",
         ]
 
     headers = ["#no.", "ended", "#exit", "started", "#ran for", "where", "GPUs"]
@@ -203,10 +204,10 @@ def checkpoints(client: Client, job: JobDetail) -> str:
         return markup.empty("No checkpoint yet", "Written by interval, on command, on pause, on stop and at the end.")
     rows = [
         [
-            f"{markup.escape(one.name)}<small>{markup.escape(one.reason)}, attempt {one.attempt}</small>",
+            f"{escape(one.name)}<small>{escape(one.reason)}, attempt {one.attempt}</small>",
             measured("loss", one.loss),
             size(one.size_bytes),
-            f"<code>{markup.escape(one.digest.removeprefix('sha256:')[:10])}</code>",
+            f"<code>{escape(one.digest.removeprefix('sha256:')[:10])}</code>",
             ago(one.created_at),
         ]
         for one in sorted(found, key=lambda one: (one.attempt, one.step), reverse=True)
@@ -219,11 +220,11 @@ def commands(job: JobDetail) -> str:
         return markup.empty("No command yet", "What is asked of the job and what became of it is listed here.")
     rows = [
         [
-            markup.escape(command.type.replace("_", " ")),
+            escape(command.type.replace("_", " ")),
             time_of_day(command.requested_at),
-            markup.escape(command.status),
+            escape(command.status),
             time_of_day(command.settled_at),
-            markup.escape(command.detail),
+            escape(command.detail),
         ]
         for command in reversed(job.commands)
     ]
@@ -241,7 +242,7 @@ def events(client: Client, job: JobDetail) -> str:
         if not page.items:
             break
     st.session_state[slot] = (after, kept)
-    rows = [[time_of_day(one.ts), markup.escape(one.type.replace("_", " ")), event_text(one)] for one in reversed(kept)]
+    rows = [[time_of_day(one.ts), escape(one.type.replace("_", " ")), event_text(one)] for one in reversed(kept)]
     return markup.table(["UTC", "event", "what"], rows, label="Events")
 
 
@@ -255,7 +256,7 @@ def event_text(one: EventView) -> str:
         case _:
             told = {name: value for name, value in data.items() if value not in (None, "", [], {}) and name != "digest"}
             text = ", ".join(f"{name.replace('_', ' ')} {markup.plain(value)}" for name, value in told.items())
-    return markup.escape(text[:300])
+    return escape(text[:300])
 
 
 def artifacts(client: Client, job: JobDetail) -> None:
@@ -266,7 +267,7 @@ def artifacts(client: Client, job: JobDetail) -> None:
         with st.container(horizontal=True, vertical_alignment="center"):
             about = f"{one.kind} · {size(one.size_bytes)} · attempt {one.attempt} · {ago(one.created_at)}"
             st.html(
-                f"<div>{markup.escape(one.path)}<div class='sf-note'>{markup.escape(about)}</div></div>",
+                f"<div>{escape(one.path)}<div class='sf-note'>{escape(about)}</div></div>",
                 width="stretch",
             )
             if one.size_bytes <= MOST_DOWNLOAD_BYTES:
@@ -306,7 +307,7 @@ def ticking(draw: Callable[[Client, JobDetail], str], job: JobDetail) -> None:
         try:
             st.html(draw(connection.client(), job))
         except OrchestratorError as error:
-            st.html(f'<div class="sf-note">{markup.escape(error.message)}</div>')
+            st.html(f'<div class="sf-note">{escape(error.message)}</div>')
 
     st.fragment(tick, run_every=None if job.status in TERMINAL else SLOW_TICK_S)()
 
@@ -323,7 +324,7 @@ def side(job: JobDetail) -> None:
         try:
             artifacts(connection.client(), job)
         except OrchestratorError as error:
-            st.html(f'<div class="sf-note">{markup.escape(error.message)}</div>')
+            st.html(f'<div class="sf-note">{escape(error.message)}</div>')
     boxes[4].html(commands(job))
     with boxes[5]:
         ticking(events, job)

@@ -1,6 +1,7 @@
 """Submit: a form for each job type, drawn from its schema."""
 
 import json
+from html import escape
 from typing import Any
 from uuid import NAMESPACE_URL, UUID, uuid4, uuid5
 
@@ -186,7 +187,7 @@ def page() -> None:
         st.session_state["drawn_type"] = view.type
         st.session_state["problems"] = {}
     about = view.description.split("\n\n", 1)[0]
-    st.html(f'<p class="sf-note">{markup.escape(about)} Fields marked * are required.</p>')
+    st.html(f'<p class="sf-note">{escape(about)} Fields marked * are required.</p>')
     draw(view, found, source)
 
 

@@ -1,5 +1,7 @@
 """System: the machine, the engine, and what lies on its disk."""
 
+from html import escape
+
 import streamlit as st
 
 from dashboard import connection, markup
@@ -53,11 +55,11 @@ def meters(system: SystemStatus) -> str:
 
 def gpus(system: SystemStatus) -> str:
     if not system.gpus:
-        return markup.empty("No GPU: jobs run on the CPU", markup.escape(system.gpu_error or "none was found"))
+        return markup.empty("No GPU: jobs run on the CPU", escape(system.gpu_error or "none was found"))
     rows = [
         [
             str(gpu.index),
-            markup.escape(gpu.name),
+            escape(gpu.name),
             f"{mebibytes(gpu.memory_used_mb)} / {mebibytes(gpu.memory_total_mb)}",
             "–" if gpu.utilization is None else f"{gpu.utilization * 100:.0f} %",
             "–" if gpu.temperature_c is None else f"{gpu.temperature_c:.0f} °C",
@@ -81,7 +83,7 @@ def inventory() -> None:
     st.html(markup.section("Datasets", str(len(found.datasets) or "")) + listing(found.datasets, "dataset", "datasets"))
     if found.saes:
         rows = [
-            [job_of(sae), markup.escape(sae.path), str(sae.attempt), size(sae.size_bytes), ago(sae.created_at)]
+            [job_of(sae), escape(sae.path), str(sae.attempt), size(sae.size_bytes), ago(sae.created_at)]
             for sae in found.saes
         ]
         headers = ["job", "file", "#attempt", "#size", "saved"]
@@ -99,8 +101,8 @@ def listing(items: list[ModelView], kind: str, folder: str) -> str:
         return markup.empty(f"No {kind} yet", f"Put one into <code>&lt;home&gt;/{folder}</code>; it shows up here.")
     rows = [
         [
-            f"{markup.escape(item.name)}<small>{markup.escape(item.path)}</small>",
-            markup.escape(", ".join(f"{name} {value}" for name, value in item.detail.items())),
+            f"{escape(item.name)}<small>{escape(item.path)}</small>",
+            escape(", ".join(f"{name} {value}" for name, value in item.detail.items())),
             size(item.size_bytes),
             ago(item.modified_at),
         ]
