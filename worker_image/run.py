@@ -13,10 +13,11 @@ import sys
 import tempfile
 import traceback
 from pathlib import Path
+from typing import Literal
 
 from worker_image.contract.events import Failure
 from worker_image.contract.rundir import RunDir, RunSpec
-from worker_image.errors import UserError
+from worker_image.errors import OutOfGpuMemory, UserError
 from worker_image.reporter import Run, write_line
 
 EXIT_INTERNAL = 1
@@ -45,7 +46,8 @@ def prepare_environment(spec: RunSpec) -> None:
 def failure_of(error: BaseException) -> Failure:
     """What a user is told about an exception."""
     if isinstance(error, UserError):
-        return Failure(code="user_error", message=error.message, field=error.field, suggestion=error.suggestion)
+        code: Literal["cuda_oom", "user_error"] = "cuda_oom" if isinstance(error, OutOfGpuMemory) else "user_error"
+        return Failure(code=code, message=error.message, field=error.field, suggestion=error.suggestion)
     if isinstance(error, OSError) and error.errno == errno.ENOSPC:
         return Failure(
             code="internal_error",

@@ -228,10 +228,10 @@ class Training:
             if not self.buffer.ready:
                 self._fill()
             outcome = self._step(self.buffer.next_batch())
-            if self._is_due(self.params.log_every_steps) or self.trainer.step == self.params.steps:
+            if self._is_reported(self.trainer.step):
                 self._report(outcome)
             every = self.params.checkpoint_every_steps
-            if every and self._is_due(every) and self.trainer.step < self.params.steps:
+            if every and self.trainer.step % every == 0 and self.trainer.step < self.params.steps:
                 self._save("interval")
             self._obey()
         self._save("final")
@@ -304,7 +304,7 @@ class Training:
             self._train_pace.advance(1)
 
     def _step(self, batch_BD: Tensor) -> StepOutcome:
-        measure = (self.trainer.step + 1) % self.params.log_every_steps == 0
+        measure = self._is_reported(self.trainer.step + 1)
         try:
             outcome = self.trainer.train_step(batch_BD.to(self.trainer.sae.b_dec_D), measure=measure)
         except torch.cuda.OutOfMemoryError as error:
@@ -317,8 +317,8 @@ class Training:
         self._train_pace.advance(1)
         return outcome
 
-    def _is_due(self, every: int) -> bool:
-        return self.trainer.step % every == 0
+    def _is_reported(self, step: int) -> bool:
+        return step % self.params.log_every_steps == 0 or step == self.params.steps
 
     def _report(self, outcome: StepOutcome) -> None:
         step, steps = self.trainer.step, self.params.steps

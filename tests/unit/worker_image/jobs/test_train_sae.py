@@ -1,0 +1,299 @@
+"""The train_sae job: resume is exact, commands take effect at a batch boundary, results are what they claim."""
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from uuid import uuid4
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from tests.unit.worker_image.recording import RecordingRun
+from worker_image.contract.commands import CheckpointNow, Pause, SetLearningRate, Stop
+from worker_image.contract.events import ArtifactSaved, CheckpointRemoved, CheckpointSaved, Metrics, Progress
+from worker_image.contract.jobs import TrainSaeParams
+from worker_image.errors import UserError
+from worker_image.jobs.train_sae import main
+from worker_image.reporter import Instruction, Terminated
+from worker_image.sae.checkpoint import load_checkpoint
+
+Script = Callable[[RecordingRun], list[Instruction]]
+Job = Callable[..., RecordingRun]
+
+
+@pytest.fixture
+def job(bert: Path, corpus: Path, tmp_path: Path) -> Job:
+    """Runs a small job; keyword arguments change its parameters."""
+
+    def run_job(
+        name: str = "run", script: Script = lambda run: [], resume_from: Path | None = None, **changes: object
+    ) -> RecordingRun:
+        defaults: dict[str, object] = {
+            "model": str(bert),
+            "dataset": str(corpus),
+            "hookpoint": "layers.1",
+            "k": 2,
+            "expansion_factor": 2,
+            "steps": 30,
+            "batch_size": 64,
+            "held_out_tokens": 128,
+            "log_every_steps": 1,
+            "context_length": 16,
+            "lr": 1e-2,
+            "dead_after_tokens": 500,
+            "device": "cpu",
+        }
+        params = TrainSaeParams.model_validate(defaults | changes)
+        run = RecordingRun(tmp_path / name, {"model": params.model, "dataset": params.dataset}, script, resume_from)
+        main(params, run)
+        return run
+
+    return run_job
+
+
+def steps_done(run: RecordingRun) -> int:
+    return max((event.step for event in run.of(Metrics)), default=0)
+
+
+def once_at(step: int, *instructions: Instruction) -> Script:
+    """Give the instructions at the first batch boundary at or after ``step``."""
+    pending = list(instructions)
+
+    def script(run: RecordingRun) -> list[Instruction]:
+        if steps_done(run) < step:
+            return []
+        given = list(pending)
+        pending.clear()
+        return given
+
+    return script
+
+
+def pause() -> Pause:
+    return Pause(id=uuid4(), ts=0)
+
+
+def weights(run: RecordingRun) -> dict[str, torch.Tensor]:
+    return load_file(run.artifacts / "sae.safetensors")
+
+
+def assert_same_weights(one: RecordingRun, other: RecordingRun) -> None:
+    for name, tensor in weights(one).items():
+        assert torch.equal(tensor, weights(other)[name]), name
+
+
+BUFFERS = pytest.mark.parametrize("buffer_tokens", [100_000, 300], ids=["all fits", "generations"])
+
+
+@BUFFERS
+def test_a_resumed_job_ends_bit_for_bit_as_an_uninterrupted_one(job: Job, buffer_tokens: int) -> None:
+    whole = job("whole", buffer_tokens=buffer_tokens)
+    paused = job("paused", once_at(17, pause()), buffer_tokens=buffer_tokens)
+    assert paused.finished.outcome == "paused"
+    resumed = job("resumed", resume_from=paused.checkpoints / "step_17", buffer_tokens=buffer_tokens)
+    assert_same_weights(whole, resumed)
+    losses = {event.step: event.values["loss"] for event in whole.of(Metrics)}
+    assert [event.values["loss"] for event in resumed.of(Metrics)] == [losses[step] for step in range(18, 31)]
+
+
+def test_the_same_seed_gives_the_same_weights_and_another_does_not(job: Job) -> None:
+    first, second, third = job("first"), job("second"), job("third", seed=1)
+    assert_same_weights(first, second)
+    assert not torch.equal(weights(first)["W_dec"], weights(third)["W_dec"])
+
+
+def test_pausing_writes_a_checkpoint_and_answers(job: Job) -> None:
+    command = pause()
+    run = job(script=once_at(5, command))
+    [saved] = run.of(CheckpointSaved)
+    assert (saved.name, saved.step, saved.reason) == ("step_5", 5, "pause")
+    assert [(answer, asked) for answer, asked, _ in run.answers] == [("applied", command)]
+    assert not run.of(ArtifactSaved)
+
+
+def test_stopping_writes_a_checkpoint_and_the_artifacts_so_far(job: Job) -> None:
+    run = job(script=once_at(5, Stop(id=uuid4(), ts=0)))
+    assert run.finished.outcome == "stopped"
+    assert [saved.reason for saved in run.of(CheckpointSaved)] == ["stop"]
+    assert {event.path for event in run.of(ArtifactSaved)} == {"sae.safetensors", "cfg.json", "metrics.json"}
+    assert run.finished.results["steps"] == 5
+    assert run.finished.results["fvu"] > 0
+
+
+def test_sigterm_checkpoints_without_taking_time_for_artifacts(job: Job) -> None:
+    run = job(script=once_at(5, Terminated()))
+    assert run.finished.outcome == "stopped"
+    assert [saved.name for saved in run.of(CheckpointSaved)] == ["step_5"]
+    assert not run.of(ArtifactSaved)
+
+
+def test_a_checkpoint_on_demand_does_not_end_training(job: Job) -> None:
+    run = job(script=once_at(5, CheckpointNow(id=uuid4(), ts=0)))
+    assert [(saved.name, saved.reason) for saved in run.of(CheckpointSaved)] == [
+        ("step_5", "command"),
+        ("step_30", "final"),
+    ]
+    assert run.finished.outcome == "completed"
+    assert [answer for answer, _, _ in run.answers] == ["applied"]
+
+
+def test_a_new_learning_rate_counts_from_the_next_step_and_scales_the_schedule(job: Job) -> None:
+    run = job(script=once_at(5, SetLearningRate(id=uuid4(), ts=0, lr=1e-3)), lr_schedule="linear", decay_fraction=0.1)
+    rates = [event.values["lr"] for event in run.of(Metrics)]
+    assert rates == pytest.approx([1e-2] * 5 + [1e-3] * 22 + [7.5e-4, 5e-4, 2.5e-4])
+
+
+def test_a_new_learning_rate_survives_a_resume(job: Job) -> None:
+    paused = job("paused", once_at(5, SetLearningRate(id=uuid4(), ts=0, lr=1e-3), pause()))
+    resumed = job("resumed", resume_from=paused.checkpoints / "step_5")
+    assert resumed.of(Metrics)[0].values["lr"] == 1e-3
+
+
+def test_what_is_asked_after_a_pause_is_refused(job: Job) -> None:
+    run = job(script=once_at(5, pause(), CheckpointNow(id=uuid4(), ts=0)))
+    assert [(answer, asked.type) for answer, asked, _ in run.answers] == [
+        ("rejected", "checkpoint"),
+        ("applied", "pause"),
+    ]
+
+
+@pytest.mark.parametrize(
+    ("instruction", "outcome"),
+    [(pause(), "paused"), (Stop(id=uuid4(), ts=0), "stopped"), (Terminated(), "stopped")],
+)
+def test_ending_while_harvesting_leaves_a_checkpoint_at_step_zero(
+    job: Job, instruction: Instruction, outcome: str
+) -> None:
+    run = job("early", lambda _: [instruction])
+    assert run.finished.outcome == outcome
+    assert [saved.name for saved in run.of(CheckpointSaved)] == ["step_0"]
+    assert not run.of(ArtifactSaved)
+    assert_same_weights(job("resumed", resume_from=run.checkpoints / "step_0"), job("whole"))
+
+
+def test_checkpoints_come_at_their_interval_and_the_newest_stay(job: Job) -> None:
+    run = job(checkpoint_every_steps=8, keep_checkpoints=2)
+    assert [(saved.name, saved.reason) for saved in run.of(CheckpointSaved)] == [
+        ("step_8", "interval"),
+        ("step_16", "interval"),
+        ("step_24", "interval"),
+        ("step_30", "final"),
+    ]
+    assert [removed.name for removed in run.of(CheckpointRemoved)] == ["step_8", "step_16"]
+    assert sorted(path.name for path in run.checkpoints.iterdir()) == ["step_24", "step_30"]
+
+
+def test_metrics_come_every_log_interval_and_at_the_end(job: Job) -> None:
+    run = job(log_every_steps=7)
+    assert [event.step for event in run.of(Metrics)] == [7, 14, 21, 28, 30]
+    wanted = {"loss", "fvu", "auxk_loss", "l0", "dead_latents", "dead_share", "lr", "tokens_per_s", "grad_norm"}
+    assert all(wanted <= event.values.keys() for event in run.of(Metrics))
+
+
+def test_progress_counts_every_harvested_token_and_every_step(job: Job) -> None:
+    run = job(max_tokens=400)
+    harvesting = [event for event in run.of(Progress) if event.phase == "harvesting"][-1]
+    assert (harvesting.done, harvesting.total) == (528, 528)
+    training = [event for event in run.of(Progress) if event.phase == "training"]
+    assert [event.done for event in training] == list(range(1, 31))
+    assert training[-1].eta_s == 0
+
+
+def test_generations_beyond_the_first_are_harvested_as_needed(job: Job) -> None:
+    run = job(buffer_tokens=300)
+    harvesting = [event for event in run.of(Progress) if event.phase == "harvesting"][-1]
+    assert (harvesting.done, harvesting.total) == (128 + 30 * 64, 128 + 30 * 64)
+
+
+def test_the_results_are_in_the_metrics_file(job: Job) -> None:
+    run = job()
+    metrics = json.loads((run.artifacts / "metrics.json").read_text())
+    assert run.finished.results.items() <= metrics.items()
+    assert metrics["steps"] == 30
+    assert metrics["tokens"] == 30 * 64
+    assert metrics["held_out_tokens"] == 128
+    assert metrics["alive_features"] == round((1 - metrics["dead_share"]) * 32)
+    assert metrics["explained_variance"] == pytest.approx(1 - metrics["fvu"])
+    assert 0 < metrics["l0"] <= 2
+
+
+@pytest.mark.parametrize("model_dtype", ["bfloat16", "float16"])
+def test_the_language_model_may_run_in_half_precision(job: Job, model_dtype: str) -> None:
+    assert job(model_dtype=model_dtype).finished.results["fvu"] == pytest.approx(
+        job("full").finished.results["fvu"], 0.2
+    )
+
+
+def test_a_causal_model_can_be_trained_on(job: Job, gpt2: Path) -> None:
+    assert job(model=str(gpt2), max_tokens=500).finished.outcome == "completed"
+
+
+@pytest.mark.parametrize(
+    ("field", "changes"),
+    [
+        ("hookpoint", {"hookpoint": "layers.3"}),
+        ("hookpoint", {"hookpoint": "pooler"}),
+        ("model", {"model": "/nowhere/model"}),
+        ("model", {"model": "some/hub-model"}),
+        ("dataset", {"dataset": "/nowhere/data.jsonl"}),
+        ("text_field", {"text_field": "body"}),
+        ("k", {"k": 33}),
+        ("auxk_k", {"auxk_k": 33}),
+        ("context_length", {"context_length": 64}),
+        ("held_out_tokens", {"held_out_tokens": 100_000}),
+        ("max_tokens", {"max_tokens": 63}),
+    ],
+)
+def test_what_cannot_work_is_refused_before_any_work_and_names_the_field(
+    job: Job, field: str, changes: dict[str, object], tmp_path: Path
+) -> None:
+    with pytest.raises(UserError) as caught:
+        job(**changes)
+    assert caught.value.field == field
+    assert caught.value.suggestion
+    assert list((tmp_path / "run" / "checkpoints").iterdir()) == []
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
+def test_cuda_without_a_gpu_is_refused(job: Job) -> None:
+    with pytest.raises(UserError, match="no GPU") as caught:
+        job(device="cuda")
+    assert caught.value.field == "device"
+
+
+def test_a_corrupt_checkpoint_is_refused(job: Job) -> None:
+    paused = job("paused", once_at(3, pause()))
+    (paused.checkpoints / "step_3" / "state.json").write_text("{}")
+    with pytest.raises(UserError, match="not what was written") as caught:
+        job("resumed", resume_from=paused.checkpoints / "step_3")
+    assert caught.value.field == "resume_from"
+
+
+def test_a_checkpoint_of_another_training_is_refused_by_the_parameter_that_differs(job: Job) -> None:
+    paused = job("paused", once_at(3, pause()))
+    with pytest.raises(UserError, match="k=2, the job says 3") as caught:
+        job("resumed", resume_from=paused.checkpoints / "step_3", k=3)
+    assert caught.value.field == "k"
+
+
+def test_a_dataset_that_changed_is_refused(job: Job, corpus: Path, tmp_path: Path) -> None:
+    copy = tmp_path / "copy.jsonl"
+    copy.write_bytes(corpus.read_bytes())
+    paused = job("paused", once_at(3, pause()), dataset=str(copy))
+    with copy.open("a") as file:
+        file.write('{"text": "word1"}\n')
+    with pytest.raises(UserError, match="at the checkpoint") as caught:
+        job("resumed", resume_from=paused.checkpoints / "step_3", dataset=str(copy))
+    assert caught.value.field == "dataset"
+
+
+def test_a_loss_that_is_lost_ends_the_job_and_is_never_saved(job: Job, tmp_path: Path) -> None:
+    def spoil(run: RecordingRun) -> list[Instruction]:
+        return [SetLearningRate.model_construct(id=uuid4(), ts=0, lr=1e38)] if steps_done(run) == 3 else []
+
+    with pytest.raises(UserError, match="no longer finite") as caught:
+        job(script=spoil, checkpoint_every_steps=1, keep_checkpoints=100)
+    assert caught.value.field == "lr"
+    for path in (tmp_path / "run" / "checkpoints").iterdir():
+        assert all(tensor.isfinite().all() for tensor in load_checkpoint(path).trainer.model.values())

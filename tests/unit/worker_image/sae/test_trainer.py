@@ -1,0 +1,141 @@
+"""A training step: what it keeps true and what it counts."""
+
+import pytest
+import torch
+from torch import Tensor
+
+from worker_image.sae.config import SaeConfig
+from worker_image.sae.metrics import dead_latents, evaluate
+from worker_image.sae.model import geometric_median
+from worker_image.sae.trainer import Trainer
+
+
+def trainer(**changes: object) -> Trainer:
+    return Trainer(SaeConfig(**({"d_in": 6, "d_sae": 24, "k": 3, "lr": 1e-2, "steps": 50} | changes)))  # type: ignore[arg-type]
+
+
+def tokens(n: int = 64) -> Tensor:
+    return torch.randn(n, 6, generator=torch.Generator().manual_seed(3))
+
+
+def test_decoder_rows_keep_length_one() -> None:
+    made = trainer()
+    for _ in range(3):
+        made.train_step(tokens())
+    torch.testing.assert_close(made.sae.W_dec_FD.norm(dim=1), torch.ones(24))
+
+
+def test_the_gradient_along_a_decoder_row_is_removed() -> None:
+    made = trainer()
+    made.differentiate(tokens())
+    made.sae.remove_parallel_gradient()
+    along = (made.sae.W_dec_FD.grad * made.sae.W_dec_FD).sum(dim=1)
+    torch.testing.assert_close(along, torch.zeros(24), atol=1e-7, rtol=0)
+
+
+def test_the_encoder_starts_as_the_decoder_transposed() -> None:
+    made = trainer()
+    assert torch.equal(made.sae.W_enc_FD, made.sae.W_dec_FD)
+
+
+def test_training_lowers_the_loss() -> None:
+    made = trainer()
+    losses = [made.train_step(tokens()).loss.total.item() for _ in range(50)]
+    assert losses[-1] < 0.7 * losses[0]
+
+
+@pytest.mark.parametrize("optimizer", ["adam", "adamw"])
+def test_the_first_adam_step_moves_each_weight_by_the_learning_rate(optimizer: str) -> None:
+    made = trainer(optimizer=optimizer)
+    before = made.sae.W_enc_FD.detach().clone()
+    made.train_step(tokens())
+    moved = (made.sae.W_enc_FD.detach() - before).abs()
+    torch.testing.assert_close(moved[moved > 0].max(), torch.tensor(1e-2), rtol=1e-3, atol=0)
+
+
+def test_weight_decay_shrinks_weights_that_have_no_gradient() -> None:
+    made = trainer(optimizer="adamw", weight_decay=0.5, k=1)
+    before = made.sae.W_enc_FD.detach().clone()
+    _, acts, idx = made.differentiate(tokens(1))
+    silent = [latent for latent in range(24) if latent != idx[acts > 0].item()]
+    made.train_step(tokens(1))
+    torch.testing.assert_close(made.sae.W_enc_FD.detach()[silent], before[silent] * (1 - 1e-2 * 0.5))
+
+
+def test_clipping_limits_what_the_optimiser_sees() -> None:
+    clipped = trainer(grad_clip=1e-3)
+    outcome = clipped.train_step(tokens())
+    assert outcome.grad_norm is not None
+    assert outcome.grad_norm > 1e-3
+    total = torch.stack([p.grad.norm() for p in clipped.sae.parameters() if p.grad is not None]).norm()
+    assert total.item() == pytest.approx(1e-3, rel=1e-3)
+
+
+def test_tokens_since_fired_are_counted_exactly() -> None:
+    made = trainer(k=1)
+    _, acts, idx = made.differentiate(tokens(10))
+    fired = set(idx[acts > 0].tolist())
+    made.train_step(tokens(10))
+    assert [count == 0 for count in made.tokens_since_fired_F.tolist()] == [latent in fired for latent in range(24)]
+    assert set(made.tokens_since_fired_F.tolist()) == {0, 10}
+
+
+def test_a_latent_silent_for_the_whole_of_a_short_run_is_reported_dead() -> None:
+    silent_for = torch.tensor([0, 50, 100])
+    assert dead_latents(silent_for, tokens_trained=100, dead_after_tokens=1000).tolist() == [False, False, True]
+    assert dead_latents(silent_for, tokens_trained=100, dead_after_tokens=50).tolist() == [False, True, True]
+
+
+def test_auxk_starts_only_when_the_limit_is_reached() -> None:
+    made = trainer(k=1, dead_after_tokens=20)
+    made.sae.b_enc_F.data[5:] = -100.0  # these will never fire
+    losses = [made.train_step(tokens(10)).loss.auxk.item() for _ in range(3)]
+    assert losses[:2] == [0, 0]
+    assert losses[2] != 0 or made.sae.b_enc_F.grad[5:].eq(0).all()
+
+
+def test_auxk_revives_dead_latents() -> None:
+    def dead_after_training(alpha: float) -> int:
+        made = trainer(k=2, d_sae=32, dead_after_tokens=512, auxk_alpha=alpha, lr_schedule="constant")
+        made.sae.W_enc_FD.data[8:] *= 0.05  # too weak to be among the best two
+        for _ in range(60):
+            made.train_step(tokens(256))
+        return made.dead_count
+
+    assert dead_after_training(alpha=1 / 32) < 0.7 * dead_after_training(alpha=0.0)
+
+
+def test_measuring_changes_nothing() -> None:
+    made = trainer()
+    made.train_step(tokens())
+    before = [value.clone() for value in (*made.sae.state_dict().values(), made.tokens_since_fired_F)]
+    evaluate(made.sae, tokens(), batch_tokens=10)
+    made.differentiate(tokens())
+    after = [*made.sae.state_dict().values(), made.tokens_since_fired_F]
+    assert all(torch.equal(old, new) for old, new in zip(before, after, strict=True))
+
+
+def test_evaluation_does_not_depend_on_the_batch_size() -> None:
+    made = trainer()
+    small, large = (evaluate(made.sae, tokens(), batch_tokens=size) for size in (7, 64))
+    assert small.fvu == pytest.approx(large.fvu, rel=1e-5)
+    assert (small.l0, small.fired, small.tokens) == (large.l0, large.fired, large.tokens)
+    assert large.explained_variance == pytest.approx(1 - large.fvu)
+
+
+def test_restoring_the_state_continues_bit_exactly() -> None:
+    whole, first, second = trainer(), trainer(), trainer(seed=9)
+    for _ in range(6):
+        whole.train_step(tokens())
+    for _ in range(3):
+        first.train_step(tokens())
+    second.restore(first.state())
+    for _ in range(3):
+        second.train_step(tokens())
+    assert torch.equal(whole.sae.W_dec_FD, second.sae.W_dec_FD)
+    assert torch.equal(whole.sae.W_enc_FD, second.sae.W_enc_FD)
+
+
+def test_the_geometric_median_ignores_an_outlier() -> None:
+    points = torch.tensor([[0.0, 0.0], [1.0, 0.0], [0.0, 1.0], [1.0, 1.0], [1000.0, 1000.0]])
+    assert geometric_median(points, iterations=500).max() < 1.5
