@@ -313,6 +313,17 @@ def test_every_connection_uses_its_own_ticket_and_no_key_reaches_the_browser(
     assert all(str(stack.client.api_key) not in frame for frame in sent)
 
 
+def test_the_whole_log_is_downloaded_byte_for_byte(stack: Stack, visit: Visit, watched: str) -> None:
+    visit.open(f"job?job={watched}")
+    visit.wait_for_log("loss")
+    with visit.page.expect_download() as caught:
+        visit.press("log-1")
+    content = Path(caught.value.path()).read_bytes()
+    log = stack.home / "runs" / watched / "1" / "log"
+    assert content
+    assert log.read_bytes().startswith(content)
+
+
 def test_links_are_followed_without_a_reload(visit: Visit, watched: str) -> None:
     visit.open()
     visit.page.evaluate("window.mark = 'the same page'")
