@@ -116,6 +116,7 @@ class DockerExecutor:
         """Say which engine answers, within ``CHECK_TIMEOUT_S``."""
 
         def version() -> str:
+            _knock()
             client = _connect(CHECK_TIMEOUT_S)
             try:
                 return f"Docker {client.version()['Version']}"
@@ -282,6 +283,7 @@ class DockerExecutor:
         """
 
         def connected() -> T:
+            _knock()
             if self._client is None:
                 self._client = _connect(CALL_TIMEOUT_S)
             return action(self._client)
@@ -326,13 +328,16 @@ async def _in_thread(action: Callable[[], T]) -> T:
     return await outcome
 
 
-def _connect(timeout_s: int) -> docker.APIClient:
-    # The SDK leaves the socket of a failed connection open, so knock first.
+def _knock() -> None:
+    """Raise OSError unless somebody listens: the SDK would leave the socket of a failed connection open."""
     address = str(docker.utils.parse_host(os.environ.get("DOCKER_HOST")))
     if address.startswith(_UNIX):
         with socket.socket(socket.AF_UNIX) as knock:
-            knock.settimeout(timeout_s)
+            knock.settimeout(CHECK_TIMEOUT_S)
             knock.connect(address.removeprefix(_UNIX))
+
+
+def _connect(timeout_s: int) -> docker.APIClient:
     return docker.APIClient(version="auto", timeout=timeout_s, **docker.utils.kwargs_from_env())
 
 
