@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import typer
+import yaml
 from pydantic import ValidationError
 
 from orchestrator.cli.console import ExitCode, command, emit, err, out
@@ -196,11 +197,6 @@ def _parse_json(path: Path, text: str) -> object:
 
 
 def _parse_yaml(path: Path, text: str) -> object:
-    try:
-        import yaml  # type: ignore[import-untyped, unused-ignore]
-    except ImportError:
-        advice = "pip install pyyaml, or give a .json file"
-        raise InvalidInput(f"{path}: reading YAML needs PyYAML", suggestion=advice) from None
     try:
         return yaml.safe_load(text)
     except yaml.YAMLError as error:
