@@ -45,6 +45,7 @@ image: ## Build the worker image.
 wheelhouse: ## Download the wheels of the images, for building them where there is no network.
 	@scripts/install orchestrator,dashboard
 	@TORCH_INDEX_URL="$$(scripts/torch-index)" $(BIN)/python scripts/wheelhouse worker --extras worker --python 3.11
+	@$(BIN)/python scripts/wheelhouse service --extras orchestrator,dashboard --python 3.11
 
 clean: ## Remove .venv, wheels and caches; what was trained stays.
 	rm -rf .venv wheelhouse build dist .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache

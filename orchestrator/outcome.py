@@ -4,7 +4,7 @@ from dataclasses import dataclass
 
 from orchestrator.domain import EndReason, Intent, JobFailure
 from worker_image.contract.events import Finished
-from worker_image.contract.launch import CLAIMED_EXIT_CODE
+from worker_image.contract.launch import CLAIMED_EXIT_CODE, UNWRITABLE_EXIT_CODE
 
 SIGKILL_EXIT_CODE = 137
 
@@ -85,6 +85,13 @@ def _by_exit_code(facts: Facts) -> Outcome:
             "the run directory was claimed by an earlier process of the same attempt",
             None,
             "restart the job",
+        )
+    if facts.exit_code == UNWRITABLE_EXIT_CODE:
+        return _failed(
+            EndReason.LAUNCH_FAILED,
+            "the job's user may not write into its run directory",
+            None,
+            "check the owner of <home>/runs and SAEFORGE_CONTAINER_USER, then restart the job",
         )
     if facts.exit_code == SIGKILL_EXIT_CODE:
         return _failed(

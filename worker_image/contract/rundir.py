@@ -76,11 +76,13 @@ class RunDir:
         return self.path / "artifacts"
 
     def create(self, spec: RunSpec) -> None:
-        """Lay out the directory and write ``params.json``. Repeating it for the same spec changes nothing."""
+        """Lay out the directory and write ``params.json``. Repeating it changes nothing: an attempt has one spec."""
         for folder in (self.path, self.checkpoints, self.artifacts):
             folder.mkdir(parents=True, exist_ok=True)
         for file in (self.events, self.commands, self.log):
             file.touch()
+        if self.params.exists():
+            return
         draft = self.params.with_suffix(".tmp")
         draft.write_text(spec.model_dump_json(indent=2))
         draft.replace(self.params)

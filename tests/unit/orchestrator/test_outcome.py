@@ -26,6 +26,7 @@ def finished(how: str, failure: Failure | None = None) -> Finished:
         (Facts("run", 137, oom_killed=True), EndReason.HOST_OOM),
         (Facts("run", 137), EndReason.KILLED),
         (Facts("run", 97), EndReason.ALREADY_CLAIMED),
+        (Facts("run", 98), EndReason.LAUNCH_FAILED),
         (Facts("run", 3), EndReason.EXIT_CODE),
         (Facts("run", 143, timed_out=True), EndReason.TIMEOUT),
         (Facts("run", 0, timed_out=True, finished=finished("stopped")), EndReason.TIMEOUT),
@@ -50,7 +51,7 @@ def test_an_exit_code_comes_with_the_last_lines_of_the_log() -> None:
     assert "ValueError: no" in told.message
 
 
-@pytest.mark.parametrize("code", [1, 97, 137])
+@pytest.mark.parametrize("code", [1, 97, 98, 137])
 def test_every_failure_says_what_to_do(code: int) -> None:
     told = outcome(Facts("run", code)).failure
     assert told is not None
