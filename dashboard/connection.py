@@ -70,8 +70,7 @@ def offline_banner(error: OrchestratorError) -> None:
         title = "The orchestrator could not answer"
     seen = st.session_state.get("last_seen")
     since = f"Last seen {clock(seen)}. Showing what was known then, read-only. " if seen else ""
-    detail = f"{error.message}. {error.suggestion or ''}".strip()
-    st.html(markup.banner(title, f"{since}This page recovers by itself.", detail))
+    st.html(markup.banner(title, f"{since}This page recovers by itself.", markup.explained(error)))
 
 
 def seen() -> None:

@@ -10,6 +10,7 @@ from uuid import UUID
 
 from dashboard.quantities import ago, duration, measured
 from orchestrator.domain import ACTIVE, TERMINAL, JobStatus
+from orchestrator.errors import OrchestratorError
 from orchestrator.views import JobView
 
 METRIC_NAMES = {
@@ -36,6 +37,12 @@ def job_link(job_id: UUID | str, text: str) -> str:
 def page_link(page: str, text: str) -> str:
     href = "./" if page == "overview" else escape(page)
     return f'<a class="sf-link" href="{href}" data-page="{escape(page)}">{escape(text)}</a>'
+
+
+def explained(error: OrchestratorError) -> str:
+    """Message and remedy as sentences."""
+    parts = [part for part in (error.message, error.suggestion) if part]
+    return " ".join(f"{part[0].upper()}{part[1:].rstrip('.')}." for part in parts)
 
 
 def banner(title: str, text: str, detail: str = "", *, kind: str = "warning") -> str:

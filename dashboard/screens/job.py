@@ -62,7 +62,7 @@ def act(action: str, job: JobDetail) -> None:
     try:
         result = calls[action](job.id)
     except OrchestratorError as error:
-        st.session_state["notice"] = f"{label}: {error.message}. {error.suggestion or ''}".strip()
+        st.session_state["notice"] = f"{label}: {markup.explained(error)}"
         st.rerun()
     if action == "purge":
         st.session_state["notice"] = f"Purged {job.name}"

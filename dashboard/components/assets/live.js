@@ -53,6 +53,7 @@ export class Live {
         this.away = true;
         return this.#failed(reply.error);
       }
+      if (this.away && kind === "poll") this.#become("polling");
       this.onReply(reply);
       if (this.state === "ended") return;
       if (kind === "ticket") this.#open(reply.ticket);
@@ -146,7 +147,7 @@ export class Live {
     const wait = BACKOFF_MS[Math.min(this.#failures, BACKOFF_MS.length - 1)];
     this.#failures += 1;
     if (this.#failures >= FAILURES_BEFORE_POLLING) {
-      this.#become("polling", detail);
+      this.#become(this.away ? "reconnecting" : "polling", detail);
       this.#startPolling();
     } else {
       this.#become("reconnecting", detail);

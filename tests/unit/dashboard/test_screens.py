@@ -194,7 +194,7 @@ def test_a_refused_action_says_why(open_page: OpenPage, fake: FakeClient) -> Non
     app = open_page("job", job=hold(fake))
     fake.refusal = StateConflict("the job is already over")
     button(app, "do-pause").click().run()
-    assert "the job is already over" in app.toast[0].value
+    assert app.toast[0].value == "Pause: The job is already over."
 
 
 def test_nothing_can_be_done_while_the_orchestrator_is_away(open_page: OpenPage, fake: FakeClient) -> None:
