@@ -86,7 +86,8 @@ class TrainSaeParams(JobType):
     hookpoint: str = Field(
         default="layers.0", pattern=r"^[A-Za-z_][\w]*(\.[\w]+)*$", max_length=200, json_schema_extra=_BASIC
     )
-    """Module whose output is learned, relative to the model: "layers.3" is the residual stream after block 3."""
+    """Module whose output is learned: "layers.N" is the residual stream after block N whatever the architecture calls
+    it ("layers.N.<rest>" a module inside it); any other name is a module path relative to the model."""
 
     expansion_factor: int = Field(default=8, ge=1, le=256, json_schema_extra=_recommended(4, 64))
     """Latents per input dimension: d_sae = d_in x expansion_factor."""
@@ -97,7 +98,7 @@ class TrainSaeParams(JobType):
     auxk_k: int | None = Field(default=None, ge=1)
     """Dead latents used by AuxK; d_in / 2 when empty."""
     dead_after_tokens: int = Field(default=10_000_000, ge=1)
-    """A latent is dead after this many training tokens without firing."""
+    """A latent is dead, and AuxK starts reviving it, after this many training tokens without firing."""
 
     steps: int = Field(default=1000, ge=1, le=100_000_000, json_schema_extra=_BASIC)
     """Optimiser steps."""
@@ -106,13 +107,14 @@ class TrainSaeParams(JobType):
     max_tokens: int | None = Field(default=None, ge=1)
     """Distinct training tokens taken from the dataset before it repeats; all of them when empty."""
     held_out_tokens: int = Field(default=16_384, ge=1)
-    """Tokens set aside before training, on which the result is measured."""
+    """Tokens of whole documents set aside before training, on which the result is measured."""
     buffer_tokens: int = Field(default=524_288, ge=1)
     """Activations held and shuffled together; when every training token fits, they are harvested only once."""
     context_length: int = Field(default=128, ge=2, le=131_072)
     """Tokens per sequence given to the language model."""
     harvest_batch_size: int = Field(default=32, ge=1, le=4096)
-    """Sequences per forward pass of the language model."""
+    """Sequences of full context length per forward pass of the language model; of shorter ones as many more as make
+    the same number of tokens."""
 
     optimizer: Literal["adam", "adamw"] = "adam"
     """Optimiser."""

@@ -31,6 +31,7 @@ def end_of(run_dir: RunDir, error: Exception, monkeypatch: pytest.MonkeyPatch) -
 
     monkeypatch.setattr(worker.importlib, "import_module", lambda name: SimpleNamespace(main=fail))
     for name in (
+        "OMP_WAIT_POLICY",
         "HF_HUB_OFFLINE",
         "HF_HUB_DISABLE_TELEMETRY",
         "HF_HUB_DISABLE_PROGRESS_BARS",
