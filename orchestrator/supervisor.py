@@ -147,7 +147,7 @@ class Supervisor:
         if job.status is JobStatus.STARTING:
             # A pause or stop that came in between is the newer wish and stands.
             with suppress(StateConflict):
-                await self._store.transition(job, JobStatus.RUNNING, "its container runs", phase="running")
+                await self._store.transition(job, JobStatus.RUNNING, "it runs", phase="running")
         self._broker.ring()
 
     async def _unless_cancelled(self, work: Coroutine[Any, Any, None]) -> bool:
