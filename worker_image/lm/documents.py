@@ -83,8 +83,9 @@ class DocumentFile:
     def _text_of(self, line: bytes, number: int) -> str:
         try:
             record = json.loads(line)
-        except ValueError as error:
-            reason = error.msg if isinstance(error, json.JSONDecodeError) else "not UTF-8"
+        except (ValueError, RecursionError) as error:
+            reasons = {UnicodeDecodeError: "not UTF-8", RecursionError: "nested too deeply"}
+            reason = error.msg if isinstance(error, json.JSONDecodeError) else reasons.get(type(error), str(error))
             raise UserError(
                 "dataset",
                 f"line {number} of {self.path} is not valid JSON: {reason}",
@@ -110,6 +111,14 @@ class DocumentFile:
                 f"{self._text_field!r} in line {number} of {self.path} is {_kind_of(text)}, not a string",
                 "name a key that holds text",
             )
+        try:
+            text.encode()
+        except UnicodeEncodeError:
+            raise UserError(
+                "dataset",
+                f"line {number} of {self.path} holds half of a surrogate pair, which is no character",
+                "mend or remove that line",
+            ) from None
         return text
 
     def _read_text(self, start: Mark) -> Iterator[Document]:

@@ -76,40 +76,48 @@ def load_model(source: ModelSource, dtype: torch.dtype, device: torch.device) ->
         UserError: the weights are missing or damaged.
     """
     try:
-        model = AutoModel.from_pretrained(
+        model, loading = AutoModel.from_pretrained(
             source.reference,
             local_files_only=Path(source.reference).is_absolute(),
             use_safetensors=True,
             dtype=dtype,
+            output_loading_info=True,
         )
-    except (OSError, ValueError, SafetensorError) as error:
+    except (OSError, ValueError, RuntimeError, SafetensorError) as error:
         raise UserError(
             "model",
             f"the weights of {source.reference} cannot be loaded: {_first_line(error)}",
             "fetch the model again",
         ) from error
+    # transformers fills what the file lacks with random numbers; a head may be missing, a model may not.
+    if len(loading["missing_keys"]) > len(model.state_dict()) / 2:
+        raise UserError(
+            "model",
+            f"the weights of {source.reference} belong to another architecture than its config.json describes",
+            "fetch the model again",
+        )
     return model.to(device).eval().requires_grad_(False)
 
 
 def _check_directory(path: Path) -> None:
-    if not path.is_dir():
-        raise UserError("model", f"there is no model directory at {path}", "put the model there or name another")
-    if not (path / "config.json").is_file():
-        raise UserError("model", f"{path} holds no config.json", "name a directory saved by save_pretrained")
-    if not any(path.glob("*.safetensors")):
-        pickled = any(path.glob("*.bin"))
-        raise UserError(
-            "model",
-            f"{path} holds no *.safetensors weights"
-            + (", only pickled ones, which are never loaded" if pickled else ""),
-            "save the model as safetensors",
-        )
     try:
-        for file in path.iterdir():
-            if file.suffix in (".json", ".safetensors"):
-                file.open("rb").close()
+        files = {file.name for file in path.iterdir()}
+        for name in files:
+            if name.endswith((".json", ".safetensors")):
+                (path / name).open("rb").close()
+    except FileNotFoundError:
+        raise UserError(
+            "model", f"there is no model directory at {path}", "put the model there or name another"
+        ) from None
+    except NotADirectoryError:
+        raise UserError("model", f"{path} is not a directory", "name the directory that holds config.json") from None
     except OSError as error:
         raise UserError("model", f"{error.filename} cannot be read: {error.strerror}", "make it readable") from None
+    if "config.json" not in files:
+        raise UserError("model", f"{path} holds no config.json", "name a directory saved by save_pretrained")
+    if not any(name.endswith(".safetensors") for name in files):
+        pickled = ", only pickled ones, which are never loaded" if any(n.endswith(".bin") for n in files) else ""
+        raise UserError("model", f"{path} holds no *.safetensors weights{pickled}", "save the model as safetensors")
 
 
 def _first_line(error: BaseException) -> str:

@@ -45,6 +45,8 @@ def test_reading_continues_from_any_document(tmp_path: Path, name: str, content:
         (b'{"text": "a"}\n{"text": "\xff"}\n', "dataset", "line 2"),
         ('{"text": "a"}\n\n{"body": "b"}\n', "text_field", "line 3 .* its keys: body"),
         ('{"text": 5}\n', "text_field", "a number, not a string"),
+        ('{"text": "\\ud800"}\n', "dataset", "line 1 .* surrogate"),
+        ("[" * 100_000, "dataset", "line 1 .* nested too deeply"),
         ("", "dataset", "is empty"),
     ],
 )

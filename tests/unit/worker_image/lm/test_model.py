@@ -50,6 +50,15 @@ def test_damaged_weights_are_refused(broken: Path, damage: bytes) -> None:
     assert "weights" in refusal(str(broken)).message
 
 
+def test_weights_of_another_architecture_are_refused(broken: Path, gpt2: Path) -> None:
+    shutil.copy(gpt2 / "model.safetensors", broken)
+    assert "another architecture" in refusal(str(broken)).message
+
+
+def test_a_file_in_the_models_place_is_refused(corpus: Path) -> None:
+    assert "not a directory" in refusal(str(corpus)).message
+
+
 def test_a_damaged_config_is_refused(broken: Path) -> None:
     (broken / "config.json").write_text("{")
     assert refusal(str(broken)).field == "model"
