@@ -3,7 +3,7 @@
 Shapes: B tokens, D = d_in, F = d_sae, K = k.
 
 Dense training costs six products of B x D x F. Here one is left, the encoder's, and its (B, F) result is consumed a
-few rows at a time while still in cache. Everything else is O(B K D) and is a sum of weighted rows, which
+part at a time while still in cache. Everything else is O(B K D) and is a sum of weighted rows, which
 ``embedding_bag`` computes without a (B, K, D) intermediate:
 
     decode            x_hat[b] = sum_k acts[b, k] W_dec[idx[b, k]]         a bag per token
@@ -14,14 +14,18 @@ The gradients are exact; ``plain_topk`` is the same function in ordinary autogra
 the sparse kernels were not measured and as the reference they are tested against.
 """
 
+import math
 import warnings
 
 import torch
 from torch import Tensor
 from torch.nn import functional
 
-_CHUNK_BYTES = 4 * 2**20
-"""Pre-activations held at once: what stays in a core's share of the last-level cache."""
+_CHUNK_BYTES = 16 * 2**20
+"""Pre-activations held at once: what stays in the last-level cache. Smaller chunks make the product itself slower."""
+
+_LEAST_ROWS = 256
+"""Fewer rows than this and the product no longer pays for reading the weights."""
 
 with warnings.catch_warnings():
     # torch announces once per process that CSR tensors are in beta; nobody reading a job's log can act on it.
@@ -84,7 +88,8 @@ class _SparseTopK(torch.autograd.Function):
 
 def _encode(x_BD: Tensor, W_enc_FD: Tensor, b_enc_F: Tensor, k: int) -> tuple[Tensor, Tensor]:
     """The k largest pre-activations, ReLU applied, and their latents in ascending order: each (B, K)."""
-    rows = max(64, _CHUNK_BYTES // (W_enc_FD.shape[0] * x_BD.element_size()))
+    n_chunks = math.ceil(len(x_BD) * W_enc_FD.shape[0] * x_BD.element_size() / _CHUNK_BYTES)
+    rows = max(_LEAST_ROWS, math.ceil(len(x_BD) / n_chunks))
     top, idx = [], []
     for chunk_RD in x_BD.split(rows):
         values_RK, idx_RK = functional.linear(chunk_RD, W_enc_FD, b_enc_F).topk(k, dim=1, sorted=False)
