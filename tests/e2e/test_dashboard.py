@@ -1,14 +1,11 @@
 """The dashboard in Chromium against a real orchestrator that trains real, tiny SAEs in plain processes."""
 
 import json
-import os
-import random
 import signal
-import socket
 import subprocess
 import sys
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 
 import pytest
@@ -16,8 +13,10 @@ import requests
 from playwright.sync_api import expect
 
 from orchestrator.client import Client
-from orchestrator.domain import ACTIVE, JobStatus
+from orchestrator.domain import JobStatus
 from tests.e2e.browser import Visit, browser
+from tests.machine import Machine, free_port
+from tests.tiny import DATASET, HOOKPOINT, MODEL, put_inputs
 from tests.waiting import until
 
 pytestmark = [pytest.mark.browser, pytest.mark.timeout(600)]
@@ -25,87 +24,53 @@ pytestmark = [pytest.mark.browser, pytest.mark.timeout(600)]
 
 expect.set_options(timeout=30_000)
 
-WORDS = (
-    "the",
-    "of",
-    "to",
-    "and",
-    "in",
-    "is",
-    "it",
-    "you",
-    "that",
-    "he",
-    "was",
-    "for",
-    "on",
-    "are",
-    "with",
-    "as",
-    "his",
-)
 
+class Stack(Machine):
+    """Orchestrator and dashboard as processes of their own, of which each may be killed."""
 
-@dataclass
-class Stack:
-    """Orchestrator and dashboard as processes of their own."""
+    def __init__(self, home: Path) -> None:
+        super().__init__(home, "process")
+        self.dashboard_port = free_port()
+        self.environment["SAEFORGE_DASHBOARD_PORT"] = str(self.dashboard_port)
+        self.dashboard: subprocess.Popen[bytes] | None = None
 
-    home: Path
-    api_port: int
-    dashboard_port: int
-    processes: dict[str, subprocess.Popen[bytes]] = field(default_factory=dict)
+    @cached_property
+    def api(self) -> Client:
+        return self.client()
 
     @property
-    def url(self) -> str:
+    def dashboard_url(self) -> str:
         return f"http://127.0.0.1:{self.dashboard_port}"
 
-    @property
-    def client(self) -> Client:
-        return Client(f"http://127.0.0.1:{self.api_port}", (self.home / "api-key").read_text().strip())
-
-    def start(self, name: str) -> None:
-        command, health = {
-            "api": (["orchestrator.cli", "up", "--api-only"], f"http://127.0.0.1:{self.api_port}/health"),
-            "dashboard": (["dashboard"], f"{self.url}/_stcore/health"),
-        }[name]
-        environment = {
-            **{name: value for name, value in os.environ.items() if not name.startswith("SAEFORGE_")},
-            "SAEFORGE_HOME": str(self.home),
-            "SAEFORGE_PORT": str(self.api_port),
-            "SAEFORGE_DASHBOARD_PORT": str(self.dashboard_port),
-            "SAEFORGE_EXECUTOR": "process",
-        }
-        log = self.home.with_name(f"{name}.log")
+    def start_dashboard(self) -> None:
+        log = self.home / "dashboard.log"
         with log.open("ab") as output:
-            self.processes[name] = subprocess.Popen(
-                [sys.executable, "-m", *command], env=environment, stdout=output, stderr=output, cwd=self.home.parent
+            self.dashboard = subprocess.Popen(
+                [sys.executable, "-m", "dashboard"],
+                env=self.environment,
+                stdout=output,
+                stderr=output,
+                cwd=self.home.parent,
             )
-        until(lambda: answers(health), f"{name} is up", log.read_text, timeout_s=60)
+        until(
+            lambda: answers(f"{self.dashboard_url}/_stcore/health"), "the dashboard is up", log.read_text, timeout_s=60
+        )
 
-    def kill(self, name: str) -> None:
-        process = self.processes.pop(name)
-        process.kill()
-        process.wait()
-
-    def stop(self) -> None:
-        """End everything; jobs would outlive the orchestrator."""
-        for status in ACTIVE:
-            for job in self.client.jobs(status=status).items:
-                self.end(str(job.id))
-        for process in self.processes.values():
-            process.send_signal(signal.SIGTERM)
-        for process in self.processes.values():
-            process.wait(30)
+    def leave(self) -> None:
+        super().leave()
+        if self.dashboard is not None:
+            self.dashboard.terminate()
+            self.dashboard.wait(30)
 
     def train(self, **params: object) -> str:
         """Submit a job that runs until it is ended."""
-        wanted = {"hookpoint": "encoder.layer.0", "batch_size": 256, "steps": 1_000_000, "k": 4, "log_every_steps": 5}
-        inputs = {"model": "tiny", "dataset": "words.jsonl", "held_out_tokens": 512, "buffer_tokens": 4096}
-        return str(self.client.submit("train_sae", {**inputs, **wanted, **params}, name="endless").id)
+        wanted = {"hookpoint": HOOKPOINT, "batch_size": 256, "steps": 1_000_000, "k": 4, "log_every_steps": 5}
+        inputs = {"model": MODEL, "dataset": DATASET, "held_out_tokens": 512, "buffer_tokens": 4096}
+        return str(self.api.submit("train_sae", {**inputs, **wanted, **params}, name="endless").id)
 
-    def end(self, job: str) -> None:
-        self.client.cancel(job)
-        self.client.wait(job, timeout_s=60)
+    def cancel(self, job: str) -> None:
+        self.api.cancel(job)
+        self.api.wait(job, timeout_s=60)
 
 
 def answers(url: str) -> bool:
@@ -115,68 +80,41 @@ def answers(url: str) -> bool:
         return False
 
 
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
-
-
-def put_inputs(home: Path) -> None:
-    """A random two-layer BERT of 32 dimensions, and text in its few words."""
-    from tokenizers import Tokenizer, models, pre_tokenizers
-    from transformers import BertConfig, BertModel, PreTrainedTokenizerFast
-
-    special = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
-    vocabulary = {word: number for number, word in enumerate([*special, *WORDS])}
-    tokenizer = Tokenizer(models.WordLevel(vocabulary, unk_token="[UNK]"))
-    tokenizer.pre_tokenizer = pre_tokenizers.Whitespace()
-    folder = home / "models" / "tiny"
-    folder.mkdir(parents=True)
-    names = dict(zip(("pad_token", "unk_token", "cls_token", "sep_token", "mask_token"), special, strict=True))
-    PreTrainedTokenizerFast(tokenizer_object=tokenizer, **names).save_pretrained(folder)
-    shape = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 64}
-    BertModel(BertConfig(vocab_size=len(vocabulary), **shape)).save_pretrained(folder)
-    dice = random.Random(0)
-    lines = (json.dumps({"text": " ".join(dice.choices(WORDS, k=60))}) for _ in range(400))
-    (home / "datasets").mkdir()
-    (home / "datasets" / "words.jsonl").write_text("\n".join(lines))
-
-
 @pytest.fixture(scope="module")
 def stack(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stack]:
     home = tmp_path_factory.mktemp("dashboard") / "home"
     put_inputs(home)
-    started = Stack(home, free_port(), free_port())
+    started = Stack(home)
     try:
-        started.start("api")
-        started.start("dashboard")
+        started.start()
+        started.start_dashboard()
         yield started
     finally:
-        started.stop()
+        started.leave()
 
 
 @pytest.fixture
 def visit(stack: Stack) -> Iterator[Visit]:
     with browser() as context:
-        yield Visit(context.new_page(), stack.url)
+        yield Visit(context.new_page(), stack.dashboard_url)
 
 
 @pytest.fixture
 def job(stack: Stack) -> Iterator[str]:
     """A job that trains until it is ended."""
     started = stack.train()
-    stack.client.wait(started, until={JobStatus.RUNNING}, timeout_s=60)
+    stack.api.wait(started, until={JobStatus.RUNNING}, timeout_s=60)
     yield started
-    stack.end(started)
+    stack.cancel(started)
 
 
 @pytest.fixture(scope="module")
 def watched(stack: Stack) -> Iterator[str]:
     """One running job for all tests that only look; they come last, as it takes all CPU slots."""
     started = stack.train()
-    stack.client.wait(started, until={JobStatus.RUNNING}, timeout_s=60)
+    stack.api.wait(started, until={JobStatus.RUNNING}, timeout_s=60)
     yield started
-    stack.end(started)
+    stack.cancel(started)
 
 
 def choose(visit: Visit, key: str, value: str) -> None:
@@ -194,7 +132,7 @@ def test_the_first_visit_may_be_a_deep_link(stack: Stack, visit: Visit) -> None:
 
 def test_a_job_is_submitted_watched_and_cancelled_in_the_browser(stack: Stack, visit: Visit) -> None:
     visit.open("submit")
-    choose(visit, "train_sae-new-model", "tiny")
+    choose(visit, "train_sae-new-model", MODEL)
     choose(visit, "train_sae-new-dataset", "words.jsonl")
     for key, value in {"hookpoint": "encoder.layer.0", "steps": "1000000", "batch_size": "256", "k": "4"}.items():
         box = visit.page.locator(f".st-key-train_sae-new-{key} input")
@@ -203,7 +141,7 @@ def test_a_job_is_submitted_watched_and_cancelled_in_the_browser(stack: Stack, v
     visit.page.get_by_role("button", name="Submit job").dblclick()
     visit.page.wait_for_url("**/job?job=*")
     visit.wait_for_status("running")
-    assert stack.client.jobs(status="running").total == 1, "a double click submits once"
+    assert stack.api.jobs(status="running").total == 1, "a double click submits once"
     visit.wait_for_log("loss")
     visit.wait_for_points(5)
     expect(visit.page.locator(".sf-console .sf-connection")).to_have_text("live")
@@ -218,7 +156,7 @@ def test_a_job_is_submitted_watched_and_cancelled_in_the_browser(stack: Stack, v
 
 def test_an_error_of_the_api_stands_at_the_field_it_names(visit: Visit) -> None:
     visit.open("submit")
-    choose(visit, "train_sae-new-model", "tiny")
+    choose(visit, "train_sae-new-model", MODEL)
     choose(visit, "train_sae-new-dataset", "words.jsonl")
     box = visit.page.locator(".st-key-train_sae-new-hookpoint input")
     box.fill("not a module!")
@@ -243,10 +181,10 @@ def test_pause_and_resume_keep_one_log_and_one_curve(stack: Stack, visit: Visit,
 def test_killing_the_orchestrator_shows_and_heals_without_a_reload(stack: Stack, visit: Visit, job: str) -> None:
     visit.open(f"job?job={job}")
     visit.wait_for_log("loss")
-    stack.kill("api")
+    stack.end(signal.SIGKILL)
     expect(visit.page.get_by_text("The orchestrator is offline")).to_be_visible()
     expect(visit.button("do-cancel")).to_be_disabled()
-    stack.start("api")
+    stack.start()
     expect(visit.page.get_by_text("The orchestrator is offline")).to_have_count(0)
     expect(visit.page.locator(".sf-console .sf-connection")).to_have_text("live")
     expect(visit.button("do-cancel")).to_be_enabled()
@@ -309,8 +247,8 @@ def test_every_connection_uses_its_own_ticket_and_no_key_reaches_the_browser(
     visit.wait_for_points(2)
     tickets = [json.loads(frame)["ticket"] for frame in sent]
     assert len(tickets) == len(set(tickets)) == 2
-    assert stack.client.api_key not in visit.page.content()
-    assert all(str(stack.client.api_key) not in frame for frame in sent)
+    assert stack.api.api_key not in visit.page.content()
+    assert all(str(stack.api.api_key) not in frame for frame in sent)
 
 
 def test_the_whole_log_is_downloaded_byte_for_byte(stack: Stack, visit: Visit, watched: str) -> None:

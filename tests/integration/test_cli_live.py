@@ -1,12 +1,8 @@
 """The command line and the client against a real orchestrator, killed when it hurts."""
 
 import json
-import os
 import signal
-import socket
 import subprocess
-import sys
-import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -14,88 +10,27 @@ import pytest
 import requests
 
 from orchestrator.cli.console import ExitCode
-from orchestrator.client import Client, Unreachable
 from orchestrator.doctor import port_problem
 from orchestrator.domain import JobStatus
 from tests import engine
-
-TIMEOUT_S = 60
-
-
-def free_port() -> int:
-    with socket.create_server(("127.0.0.1", 0)) as probe:
-        port: int = probe.getsockname()[1]
-        return port
-
-
-def eventually(condition: Callable[[], object], what: str) -> None:
-    deadline = time.monotonic() + TIMEOUT_S
-    while not condition():
-        assert time.monotonic() < deadline, f"not in time: {what}"
-        time.sleep(0.05)
-
-
-class Saeforge:
-    """``saeforge`` as a user has it: a home, a port, and processes."""
-
-    def __init__(self, home: Path) -> None:
-        self.home = home
-        self.port = free_port()
-        self.environment = {
-            **{name: value for name, value in os.environ.items() if not name.startswith("SAEFORGE_")},
-            "SAEFORGE_HOME": str(home),
-            "SAEFORGE_PORT": str(self.port),
-            "SAEFORGE_EXECUTOR": "docker" if engine.engine_answers() else "process",
-        }
-        self.url = f"http://127.0.0.1:{self.port}"
-        self.server: subprocess.Popen[bytes] | None = None
-
-    def start(self, *words: str) -> None:
-        with (self.home / "up.log").open("ab") as log:
-            self.server = self.spawn(*(words or ("up", "--api-only")), stdout=log, stderr=subprocess.STDOUT)
-        with Client(self.url, "none yet", retries=0) as client:
-            eventually(lambda: self._answers(client), f"{self.url} answers")
-
-    def _answers(self, client: Client) -> bool:
-        assert self.server is not None
-        assert self.server.poll() is None, (self.home / "up.log").read_text()
-        try:
-            return client.health().ready
-        except Unreachable:
-            return False
-
-    def end(self, how: signal.Signals = signal.SIGTERM) -> int:
-        assert self.server is not None
-        self.server.send_signal(how)
-        return self.server.wait(TIMEOUT_S)
-
-    def spawn(self, *words: str, **options: object) -> "subprocess.Popen[bytes]":
-        command = [sys.executable, "-m", "orchestrator.cli", *words]
-        return subprocess.Popen(command, env=self.environment, **options)  # type: ignore[call-overload, no-any-return]
-
-    def run(self, *words: str, **environment: str) -> "subprocess.CompletedProcess[bytes]":
-        command = [sys.executable, "-m", "orchestrator.cli", *words]
-        env = self.environment | environment
-        return subprocess.run(command, env=env, capture_output=True, timeout=TIMEOUT_S, check=False)
-
-    def client(self) -> Client:
-        return Client(self.url, (self.home / "api-key").read_text().strip())
+from tests.machine import TIMEOUT_S, Machine, free_port
+from tests.waiting import until
 
 
 @pytest.fixture(scope="module")
-def saeforge(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Saeforge]:
-    home = tmp_path_factory.mktemp("home")
-    # Containers run as another user, who has to get through to the run directories.
-    for folder in (home, *list(home.parents)[:2]):
-        folder.chmod(0o755)
-    one = Saeforge(home)
+def saeforge(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Machine]:
+    one = Machine(tmp_path_factory.mktemp("home"), executor())
     one.start()
     yield one
     one.end()
 
 
+def executor() -> str:
+    return "docker" if engine.engine_answers() else "process"
+
+
 @pytest.fixture
-def shell(saeforge: Saeforge, engine_image: str) -> Callable[..., str]:
+def shell(saeforge: Machine, engine_image: str) -> Callable[..., str]:
     """Submits a shell script as a job and returns its id."""
 
     def submit(script: str) -> str:
@@ -106,30 +41,30 @@ def shell(saeforge: Saeforge, engine_image: str) -> Callable[..., str]:
     return submit
 
 
-def test_up_ends_in_order_on_a_signal(saeforge: Saeforge) -> None:
+def test_up_ends_in_order_on_a_signal(saeforge: Machine) -> None:
     assert saeforge.end(signal.SIGINT) == 0
     saeforge.start()
 
 
-def test_the_key_is_printed_at_the_first_start_alone(saeforge: Saeforge) -> None:
+def test_the_key_is_printed_at_the_first_start_alone(saeforge: Machine) -> None:
     key = (saeforge.home / "api-key").read_text().strip()
     saeforge.end()
-    assert (saeforge.home / "up.log").read_text().count(key) == 1
+    assert saeforge.log.read_text().count(key) == 1
     saeforge.start()
-    assert (saeforge.home / "up.log").read_text().count(key) == 1
+    assert saeforge.log.read_text().count(key) == 1
 
 
-def test_a_second_orchestrator_on_the_same_home_is_refused(saeforge: Saeforge) -> None:
+def test_a_second_orchestrator_on_the_same_home_is_refused(saeforge: Machine) -> None:
     result = saeforge.run("up", "--api-only", "--port", str(free_port()))
     assert result.returncode != 0
     assert b"another orchestrator" in result.stderr + result.stdout
 
 
-def test_a_wrong_key_has_its_exit_code(saeforge: Saeforge) -> None:
+def test_a_wrong_key_has_its_exit_code(saeforge: Machine) -> None:
     assert saeforge.run("ls", SAEFORGE_API_KEY="wrong").returncode == ExitCode.NOT_ALLOWED
 
 
-def test_a_missing_model_names_the_field_and_the_remedy(saeforge: Saeforge) -> None:
+def test_a_missing_model_names_the_field_and_the_remedy(saeforge: Machine) -> None:
     result = saeforge.run("submit", "train_sae", "--model", "nowhere", "--dataset", "nothing.jsonl", "--json")
     assert result.returncode == ExitCode.BAD_INPUT
     details = json.loads(result.stderr)["details"]
@@ -137,11 +72,11 @@ def test_a_missing_model_names_the_field_and_the_remedy(saeforge: Saeforge) -> N
     assert details["suggestion"]
 
 
-def test_an_unknown_id_is_not_found(saeforge: Saeforge) -> None:
+def test_an_unknown_id_is_not_found(saeforge: Machine) -> None:
     assert saeforge.run("show", "11111111-2222-3333-4444-555555555555").returncode == ExitCode.NOT_FOUND
 
 
-def test_doctor_sees_the_orchestrator_and_its_key(saeforge: Saeforge) -> None:
+def test_doctor_sees_the_orchestrator_and_its_key(saeforge: Machine) -> None:
     result = saeforge.run("doctor", "--json")
     assert result.returncode == 0
     found = {finding["name"]: finding for finding in json.loads(result.stdout)}
@@ -150,7 +85,7 @@ def test_doctor_sees_the_orchestrator_and_its_key(saeforge: Saeforge) -> None:
 
 @pytest.mark.parametrize("how", [signal.SIGTERM, signal.SIGKILL])
 def test_the_dashboard_comes_up_and_ends_with_the_orchestrator(tmp_path: Path, how: signal.Signals) -> None:
-    both = Saeforge(tmp_path)
+    both = Machine(tmp_path, executor())
     dashboard_port = free_port()
     both.environment["SAEFORGE_DASHBOARD_PORT"] = str(dashboard_port)
 
@@ -161,14 +96,14 @@ def test_the_dashboard_comes_up_and_ends_with_the_orchestrator(tmp_path: Path, h
             return False
 
     both.start("up")
-    eventually(dashboard_answers, "the dashboard answers")
+    until(dashboard_answers, "the dashboard answers")
     assert f"http://127.0.0.1:{dashboard_port}" in (tmp_path / "up.log").read_text()
     both.end(how)
-    eventually(lambda: port_problem("127.0.0.1", dashboard_port) is None, "the dashboard is gone")
+    until(lambda: port_problem("127.0.0.1", dashboard_port) is None, "the dashboard is gone")
 
 
 @pytest.mark.docker
-def test_a_followed_job_prints_its_log_and_exits_as_it_ended(saeforge: Saeforge, shell: Callable[..., str]) -> None:
+def test_a_followed_job_prints_its_log_and_exits_as_it_ended(saeforge: Machine, shell: Callable[..., str]) -> None:
     job = shell(r"printf '10%%\r20%%\r\n'; echo done")
     result = saeforge.run("logs", "-f", job[:6])
     assert result.returncode == ExitCode.OK
@@ -176,7 +111,7 @@ def test_a_followed_job_prints_its_log_and_exits_as_it_ended(saeforge: Saeforge,
 
 
 @pytest.mark.docker
-def test_a_failed_job_is_exit_code_1_everywhere(saeforge: Saeforge, shell: Callable[..., str]) -> None:
+def test_a_failed_job_is_exit_code_1_everywhere(saeforge: Machine, shell: Callable[..., str]) -> None:
     job = shell("echo broken; exit 7")
     assert saeforge.run("watch", job).returncode == ExitCode.JOB_FAILED
     assert saeforge.run("logs", "-f", job).returncode == ExitCode.JOB_FAILED
@@ -184,7 +119,7 @@ def test_a_failed_job_is_exit_code_1_everywhere(saeforge: Saeforge, shell: Calla
 
 
 @pytest.mark.docker
-def test_a_cancelled_job_is_exit_code_3(saeforge: Saeforge, shell: Callable[..., str]) -> None:
+def test_a_cancelled_job_is_exit_code_3(saeforge: Machine, shell: Callable[..., str]) -> None:
     job = shell("echo up; exec sleep 600")
     watching = saeforge.spawn("watch", job, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     assert saeforge.run("cancel", job).returncode == 0
@@ -192,14 +127,14 @@ def test_a_cancelled_job_is_exit_code_3(saeforge: Saeforge, shell: Callable[...,
 
 
 @pytest.mark.docker
-def test_acting_on_an_ended_job_is_a_conflict(saeforge: Saeforge, shell: Callable[..., str]) -> None:
+def test_acting_on_an_ended_job_is_a_conflict(saeforge: Machine, shell: Callable[..., str]) -> None:
     job = shell("true")
     saeforge.run("watch", job)
     assert saeforge.run("pause", job).returncode == ExitCode.CONFLICT
 
 
 @pytest.mark.docker
-def test_a_purged_job_is_gone(saeforge: Saeforge, shell: Callable[..., str]) -> None:
+def test_a_purged_job_is_gone(saeforge: Machine, shell: Callable[..., str]) -> None:
     job = shell("true")
     saeforge.run("watch", job)
     assert saeforge.run("purge", "--yes", job).returncode == 0
@@ -207,7 +142,7 @@ def test_a_purged_job_is_gone(saeforge: Saeforge, shell: Callable[..., str]) -> 
 
 
 @pytest.mark.docker
-def test_ctrl_c_ends_watching_and_leaves_the_job_alone(saeforge: Saeforge, shell: Callable[..., str]) -> None:
+def test_ctrl_c_ends_watching_and_leaves_the_job_alone(saeforge: Machine, shell: Callable[..., str]) -> None:
     job = shell("exec sleep 600")
     with saeforge.client() as client:
         client.wait(job, until={JobStatus.RUNNING}, timeout_s=TIMEOUT_S, poll_s=0.1)
@@ -225,7 +160,7 @@ def test_ctrl_c_ends_watching_and_leaves_the_job_alone(saeforge: Saeforge, shell
 
 @pytest.mark.docker
 def test_following_outlasts_kill_9_of_the_orchestrator_without_losing_a_byte(
-    saeforge: Saeforge, shell: Callable[..., str]
+    saeforge: Machine, shell: Callable[..., str]
 ) -> None:
     job = shell('i=0; while [ $i -lt 300 ]; do echo "line $i"; i=$((i+1)); sleep 0.02; done')
     # Unbuffered: what readline had read ahead would be lost to communicate.
@@ -240,7 +175,7 @@ def test_following_outlasts_kill_9_of_the_orchestrator_without_losing_a_byte(
 
 
 @pytest.mark.docker
-async def test_both_clients_read_the_same_events_and_log(saeforge: Saeforge, shell: Callable[..., str]) -> None:
+async def test_both_clients_read_the_same_events_and_log(saeforge: Machine, shell: Callable[..., str]) -> None:
     job = shell("seq 1000")
     with saeforge.client() as client:
         client.wait(job, timeout_s=TIMEOUT_S, poll_s=0.1)

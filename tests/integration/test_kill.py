@@ -1,17 +1,18 @@
 """kill -9 of a real orchestrator process while a real container runs."""
 
 import hashlib
-import os
 import signal
-import socket
-import subprocess
-import sys
 from collections.abc import Iterator
+from contextlib import closing
 from pathlib import Path
+from uuid import UUID
 
+import docker
 import pytest
 
-from orchestrator.client import Client, Unreachable
+from orchestrator.domain import JobStatus
+from orchestrator.executors.container_request import JOB_LABEL
+from tests.machine import Machine
 from tests.waiting import until
 
 pytestmark = pytest.mark.docker
@@ -22,69 +23,48 @@ PROGRAM = (
 )
 
 
-class Host:
-    """A machine whose orchestrator can be killed and started again."""
-
-    def __init__(self, home: Path) -> None:
-        with socket.socket() as probe:
-            probe.bind(("127.0.0.1", 0))
-            port = probe.getsockname()[1]
-        self._env = {
-            **os.environ,
-            "SAEFORGE_HOME": str(home),
-            "SAEFORGE_PORT": str(port),
-            "SAEFORGE_EXECUTOR": "docker",
-            "SAEFORGE_API_KEY": "key",
-        }
-        self.client = Client(f"http://127.0.0.1:{port}", "key", retries=0)
-        self.start()
-
-    def start(self) -> None:
-        argv = [sys.executable, "-m", "orchestrator.cli", "up", "--api-only"]
-        self.process = subprocess.Popen(argv, env=self._env, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-        until(self._ready, "the orchestrator answers", self.process.poll)
-
-    def _ready(self) -> bool:
-        try:
-            return self.client.health().ready
-        except Unreachable:
-            return False
-
-    def kill(self) -> None:
-        self.process.send_signal(signal.SIGKILL)
-        self.process.wait()
-
-
 @pytest.fixture
-def host(tmp_path: Path) -> Iterator[Host]:
-    made = Host(tmp_path / "home")
-    yield made
-    for job in made.client.jobs(status=["running", "starting", "queued"]).items:
-        made.client.cancel(job.id)
-        until(lambda job=job: made.client.job(job.id).status == "cancelled", "nothing is left running")
-    made.process.terminate()
-    made.process.wait(15)
+def machine(tmp_path: Path) -> Iterator[Machine]:
+    one = Machine(tmp_path / "home", "docker")
+    one.start()
+    yield one
+    one.leave()
 
 
-def test_the_same_container_finishes_with_its_log_complete(host: Host, engine_image: str) -> None:
-    job = host.client.submit("container", {"image": engine_image, "command": ["/bin/sh", "-c", PROGRAM]})
-    until(lambda: host.client.job(job.id).status == "running", "it runs")
-    handle = host.client.job(job.id).attempt_list[0].handle
-    for _ in range(2):
-        host.kill()
-        host.start()
-    until(lambda: host.client.job(job.id).status == "completed", "it completes", lambda: host.client.job(job.id))
-    after = host.client.job(job.id)
-    assert [attempt.handle for attempt in after.attempt_list] == [handle]
+def killed_and_started(machine: Machine) -> None:
+    machine.end(signal.SIGKILL)
+    machine.start()
+
+
+def test_the_same_container_finishes_with_its_log_complete(machine: Machine, engine_image: str) -> None:
+    with machine.client() as client:
+        job = client.submit("container", {"image": engine_image, "command": ["/bin/sh", "-c", PROGRAM]})
+        client.wait(job.id, until={JobStatus.RUNNING}, timeout_s=60)
+        handle = client.job(job.id).attempt_list[0].handle
+        for _ in range(2):
+            killed_and_started(machine)
+        ended = client.wait(job.id, timeout_s=60)
+        followed = "".join(frame.data for frame in client.follow_log(job.id)).encode()
+    assert ended.status == JobStatus.COMPLETED
+    assert [attempt.handle for attempt in ended.attempt_list] == [handle]
     expected = "".join(f"line {number}\n" for number in range(1, LINES + 1)).encode()
-    followed = "".join(frame.data for frame in host.client.follow_log(job.id)).encode()
     assert hashlib.sha256(followed).hexdigest() == hashlib.sha256(expected).hexdigest()
 
 
-def test_a_job_that_ends_while_nobody_looks_is_settled_by_the_next_orchestrator(host: Host, engine_image: str) -> None:
-    job = host.client.submit("container", {"image": engine_image, "command": ["/bin/sh", "-c", "sleep 1; exit 3"]})
-    until(lambda: host.client.job(job.id).status == "running", "it runs")
-    host.kill()
-    host.start()
-    until(lambda: host.client.job(job.id).status == "failed", "it is settled")
-    assert host.client.job(job.id).attempt_list[0].exit_code == 3
+def test_a_job_that_ends_while_nobody_looks_is_settled_by_the_next_orchestrator(
+    machine: Machine, engine_image: str
+) -> None:
+    with machine.client() as client:
+        job = client.submit("container", {"image": engine_image, "command": ["/bin/sh", "-c", "sleep 1; exit 3"]})
+        client.wait(job.id, until={JobStatus.RUNNING}, timeout_s=60)
+        machine.end(signal.SIGKILL)
+        until(lambda: not running(job.id), "the container has ended")
+        machine.start()
+        ended = client.wait(job.id, timeout_s=60)
+    assert ended.status == JobStatus.FAILED
+    assert ended.attempt_list[0].exit_code == 3
+
+
+def running(job_id: UUID) -> bool:
+    with closing(docker.from_env()) as client:
+        return bool(client.containers.list(filters={"label": f"{JOB_LABEL}={job_id}"}))

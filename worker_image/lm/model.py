@@ -112,7 +112,11 @@ def _check_directory(path: Path) -> None:
     except NotADirectoryError:
         raise UserError("model", f"{path} is not a directory", "name the directory that holds config.json") from None
     except OSError as error:
-        raise UserError("model", f"{error.filename} cannot be read: {error.strerror}", "make it readable") from None
+        raise UserError(
+            "model",
+            f"{error.filename} cannot be read: {error.strerror}",
+            "make it readable for the user that jobs run as: chmod -R a+rX on the model directory",
+        ) from None
     if "config.json" not in files:
         raise UserError("model", f"{path} holds no config.json", "name a directory saved by save_pretrained")
     if not any(name.endswith(".safetensors") for name in files):
