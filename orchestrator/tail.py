@@ -1,9 +1,14 @@
 """Reading files that others append to, by byte offset. Blocking: call it off the event loop."""
 
 import codecs
+import errno
 import os
+import stat
 from dataclasses import dataclass
 from pathlib import Path
+
+_NO_FILE = frozenset({errno.ENOENT, errno.ELOOP, errno.ENXIO})
+"""Absent; a link, as ``O_NOFOLLOW`` tells of it; a socket."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -22,15 +27,24 @@ class Piece:
 
 
 def read_piece(path: Path, offset: int, limit: int) -> Piece:
-    """At most ``limit`` bytes from ``offset``; none when the file is absent or not that long."""
+    """At most ``limit`` bytes from ``offset``; none when the file is absent, no plain file, or not that long.
+
+    A job owns its run directory: what it put in place of a file is neither followed (a link to a file it may not
+    read) nor waited for (a pipe).
+    """
     try:
-        with path.open("rb") as file:
-            size = os.fstat(file.fileno()).st_size
-            start = min(offset, size)
-            file.seek(start)
-            return Piece(file.read(limit), start, size)
-    except FileNotFoundError:
-        return Piece(b"", 0, 0)
+        descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
+    except OSError as error:
+        if error.errno in _NO_FILE:
+            return Piece(b"", 0, 0)
+        raise
+    with open(descriptor, "rb") as file:
+        found = os.fstat(descriptor)
+        if not stat.S_ISREG(found.st_mode):
+            return Piece(b"", 0, 0)
+        start = min(offset, found.st_size)
+        file.seek(start)
+        return Piece(file.read(limit), start, found.st_size)
 
 
 def read_lines(path: Path, offset: int, limit: int) -> tuple[list[bytes], int]:
@@ -48,12 +62,8 @@ def read_lines(path: Path, offset: int, limit: int) -> tuple[list[bytes], int]:
 
 def read_last_lines(path: Path, lines: int, limit: int) -> Piece:
     """The last ``lines`` lines, or as many of them as ``limit`` bytes hold."""
-    try:
-        size = path.stat().st_size
-    except FileNotFoundError:
-        return Piece(b"", 0, 0)
-    start = max(0, size - limit)
-    piece = read_piece(path, start, limit)
+    size = read_piece(path, 0, 0).size_bytes
+    piece = read_piece(path, max(0, size - limit), limit)
     if lines <= 0:
         return Piece(b"", piece.next_offset, piece.size_bytes)
     body = piece.data[:-1] if piece.data.endswith(b"\n") else piece.data

@@ -1,3 +1,5 @@
+import os
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -15,6 +17,18 @@ def file(tmp_path: Path) -> Path:
 def test_a_missing_file_is_empty(file: Path) -> None:
     assert read_piece(file, 10, 100).data == b""
     assert read_last_lines(file, 3, 100).data == b""
+
+
+@pytest.mark.parametrize("put", [lambda path, key: path.symlink_to(key), lambda path, key: os.mkfifo(path)])
+def test_what_a_job_put_in_place_of_its_log_is_not_read(
+    file: Path, tmp_path: Path, put: Callable[[Path, Path], None]
+) -> None:
+    key = tmp_path / "api-key"
+    key.write_text("secret\n")
+    put(file, key)
+    assert read_piece(file, 0, 100).data == b""
+    assert read_last_lines(file, 3, 100).data == b""
+    assert read_lines(file, 0, 100) == ([], 0)
 
 
 def test_a_line_still_being_written_waits(file: Path) -> None:
