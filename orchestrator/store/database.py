@@ -6,7 +6,7 @@ Journal mode is WAL with ``synchronous=FULL``, so what was committed survives a 
 import asyncio
 import sqlite3
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from pathlib import Path
 
 import aiosqlite
@@ -55,15 +55,17 @@ class Database:
     async def transaction(self) -> AsyncIterator[None]:
         """All of it or nothing, durable once the block is left."""
         async with self._writing:
-            await self._writer.execute("BEGIN IMMEDIATE")
             self._owner = asyncio.current_task()
             try:
+                await self._writer.execute("BEGIN IMMEDIATE")
                 yield
-            except BaseException:
-                await self._writer.execute("ROLLBACK")
-                raise
-            else:
                 await self._writer.execute("COMMIT")
+            except BaseException:
+                # Whatever failed or was cancelled, BEGIN and COMMIT included: the next one finds no open transaction.
+                # There is none to end where SQLite did so itself, as on a full disk.
+                with suppress(sqlite3.OperationalError):
+                    await self._writer.execute("ROLLBACK")
+                raise
             finally:
                 self._owner = None
 

@@ -2,6 +2,7 @@ import asyncio
 import json
 import sqlite3
 from collections.abc import AsyncIterator
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 from uuid import UUID, uuid4
@@ -63,6 +64,18 @@ async def test_the_queue_is_ordered_by_priority_and_then_by_age(store: Store) ->
     for job in (old, urgent, young):
         await store.submit(job)
     assert [job.id for job in await store.queue()] == [urgent.id, old.id, young.id]
+
+
+@pytest.mark.parametrize("steps", range(1, 12))
+async def test_a_change_cancelled_at_any_moment_leaves_the_store_usable(store: Store, steps: int) -> None:
+    cancelled = asyncio.create_task(store.submit(container_job()))
+    for _ in range(steps):
+        await asyncio.sleep(0)
+    cancelled.cancel()
+    with suppress(asyncio.CancelledError):
+        await cancelled
+    job = await store.submit(container_job())
+    assert job in await store.queue()
 
 
 async def test_an_unknown_job_is_not_found(store: Store) -> None:
