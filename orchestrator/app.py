@@ -6,7 +6,6 @@ import logging
 import os
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager, contextmanager, suppress
-from importlib.metadata import version
 
 import uvicorn
 from fastapi import Depends, FastAPI
@@ -27,6 +26,7 @@ from orchestrator.inventory import Inventory
 from orchestrator.scheduler import Scheduler
 from orchestrator.settings import Settings
 from orchestrator.store import Store
+from worker_image import __version__
 
 logger = logging.getLogger(__name__)
 
@@ -44,7 +44,7 @@ def create_app(settings: Settings, *, executor: Executor | None = None) -> FastA
 
     app = FastAPI(
         title="saeforge",
-        version=version("saeforge"),
+        version=__version__,
         summary="Queue, run and watch sparse-autoencoder training jobs in containers.",
         lifespan=lifespan,
     )

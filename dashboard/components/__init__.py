@@ -8,7 +8,6 @@ the session and passed as ``data["reply"]``, so that a rerun of the page passes 
 
 import functools
 from collections.abc import Callable
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
@@ -21,6 +20,7 @@ from dashboard import connection
 from dashboard.answers import Answer, answer_curves, answer_terminal
 from orchestrator.domain import TERMINAL
 from orchestrator.views import JobDetail
+from worker_image import __version__
 
 _PACKAGE = Path(__file__).parent.parent
 _NAMES = ("terminal", "chart", "links")
@@ -36,7 +36,7 @@ def _mounts(manager: object) -> dict[str, Callable[..., Any]]:
     """
     manifest = ComponentManifest(
         name="saeforge",
-        version=version("saeforge"),
+        version=__version__,
         components=[ComponentConfig(name=name, asset_dir=_ASSETS) for name in _NAMES],
     )
     get_bidi_component_manager().register_from_manifest(manifest, _PACKAGE)

@@ -2,7 +2,6 @@
 
 import asyncio
 import time
-from importlib.metadata import version
 
 import psutil
 from fastapi import APIRouter, Depends
@@ -13,17 +12,16 @@ from orchestrator.api.state import Orchestrator
 from orchestrator.gpus import foreign
 from orchestrator.inventory import Entry
 from orchestrator.views import GpuView, Health, Inventory, ModelView, SystemStatus, TicketRequest, TicketView
+from worker_image import __version__
 
 router = APIRouter(tags=["system"])
-
-VERSION = version("saeforge")
 
 
 @router.get("/health")
 async def health(orchestrator: Orchestrator) -> Health:
     """Whether it lives, and whether it can start jobs. Asks for no key."""
     engine = orchestrator.scheduler.engine
-    return Health(status="ok" if engine else "degraded", ready=engine is not None, version=VERSION, engine=engine)
+    return Health(status="ok" if engine else "degraded", ready=engine is not None, version=__version__, engine=engine)
 
 
 @router.post("/api/tickets", dependencies=[Depends(require_key)])
@@ -42,7 +40,7 @@ async def status(orchestrator: Orchestrator) -> SystemStatus:
     memory, swap = psutil.virtual_memory(), psutil.swap_memory()
     disk = await asyncio.to_thread(psutil.disk_usage, str(orchestrator.settings.home))
     return SystemStatus(
-        version=VERSION,
+        version=__version__,
         executor=orchestrator.scheduler.executor.name,
         engine=orchestrator.scheduler.engine,
         engine_error=orchestrator.scheduler.engine_error,

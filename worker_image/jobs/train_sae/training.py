@@ -1,64 +1,33 @@
-"""The ``train_sae`` job: harvest activations, train the autoencoder on them, leave it as artifacts.
-
-``main`` reads top to bottom: everything that can be wrong with the inputs is found first, in seconds; then the model
-is loaded; then harvesting and training alternate, obeying commands at every batch.
-"""
+"""The loop: harvesting and training alternate, obeying commands at every batch."""
 
 import platform
 import time
-from dataclasses import dataclass
-from importlib.metadata import PackageNotFoundError, version
-from pathlib import Path
 
 import torch
 import transformers
 from torch import Tensor
 
+from worker_image import __version__
 from worker_image.contract.commands import CheckpointNow, Pause, SetLearningRate, Stop
 from worker_image.contract.events import ArtifactSaved, CheckpointRemoved, CheckpointSaved, Progress, Started
 from worker_image.contract.jobs import TrainSaeParams
 from worker_image.errors import OutOfGpuMemory, UserError
-from worker_image.lm.buffer import DataPosition, ShuffledBuffer
-from worker_image.lm.documents import DocumentFile
+from worker_image.jobs.train_sae.inputs import Inputs, Loaded
 from worker_image.lm.harvest import Harvester
-from worker_image.lm.model import ModelSource, find_model, load_model
-from worker_image.lm.tokens import HeldOut, Sequence, SequenceMaker, TokenStream, set_aside
+from worker_image.lm.tokens import Sequence
 from worker_image.pace import Pace
 from worker_image.reporter import Instruction, RunContext, Terminated
 from worker_image.sae.checkpoint import (
-    CheckpointCorrupt,
-    LoadedCheckpoint,
-    load_checkpoint,
     retain_newest,
     save_checkpoint,
 )
-from worker_image.sae.config import SaeConfig
 from worker_image.sae.export import sparsify_config, write_json, write_weights
 from worker_image.sae.files import sha256_of
 from worker_image.sae.metrics import evaluate
-from worker_image.sae.trainer import StepOutcome, Trainer
-
-_MAY_DIFFER_ON_RESUME = {"log_every_steps", "checkpoint_every_steps", "keep_checkpoints", "device", "network"}
-"""Parameters that do not shape the result, so a checkpoint of a job with other values can be continued."""
+from worker_image.sae.trainer import StepOutcome
 
 _CENTRE_SAMPLE = 16_384
 """Activations from which the decoder's bias starts; more do not move their median visibly."""
-
-
-def main(params: TrainSaeParams, run: RunContext) -> None:
-    """Run the job to its end, or to the pause or stop it is told.
-
-    Raises:
-        UserError: the parameters or inputs cannot work.
-    """
-    began = time.monotonic()
-    inputs = check_inputs(params, run)
-    training = Training(params, run, inputs, load(params, inputs), began)
-    training.announce()
-    try:
-        training.execute()
-    except Halted as halt:
-        training.halt(halt.instruction)
 
 
 class Halted(Exception):
@@ -67,124 +36,6 @@ class Halted(Exception):
     def __init__(self, instruction: Pause | Stop | Terminated) -> None:
         super().__init__(instruction)
         self.instruction = instruction
-
-
-@dataclass(frozen=True)
-class Inputs:
-    """All that is known before any weight is read."""
-
-    device: torch.device
-    source: ModelSource
-    documents: DocumentFile
-    held_out: HeldOut
-    buffer: ShuffledBuffer
-    first_generation: list[Sequence]
-    checkpoint: LoadedCheckpoint | None
-
-
-@dataclass(frozen=True)
-class Loaded:
-    """What the weights add."""
-
-    harvester: Harvester
-    trainer: Trainer
-
-
-def check_inputs(params: TrainSaeParams, run: RunContext) -> Inputs:
-    """Find whatever is wrong with the inputs, cheapest first.
-
-    Raises:
-        UserError: with the parameter at fault.
-    """
-    device = _device(params.device)
-    documents = DocumentFile(Path(run.inputs.get("dataset", params.dataset)), params.text_field)
-    documents.check()
-    if params.max_tokens is not None and params.max_tokens < params.batch_size:
-        raise UserError(
-            "max_tokens", f"{params.max_tokens} tokens are less than one batch ({params.batch_size})", "raise it"
-        )
-    source = find_model(run.inputs.get("model", params.model), params.hookpoint, network=params.network)
-    checkpoint = _checkpoint(params, run.resume_from, documents)
-    run.log(f"reading {documents.path}")
-    maker = SequenceMaker(source.tokenizer, params.context_length, source.longest)
-    held_out = set_aside(documents, maker, params.held_out_tokens, params.batch_size, params.seed)
-    buffer = ShuffledBuffer(
-        TokenStream(documents, maker, held_out.documents, params.max_tokens),
-        capacity=params.buffer_tokens,
-        batch_size=params.batch_size,
-        total_tokens=params.steps * params.batch_size,
-        seed=params.seed,
-        position=DataPosition.from_json(checkpoint.data["position"]) if checkpoint else DataPosition(),
-    )
-    return Inputs(device, source, documents, held_out, buffer, buffer.plan(), checkpoint)
-
-
-def load(params: TrainSaeParams, inputs: Inputs) -> Loaded:
-    """Read the language model's weights and build the autoencoder to match."""
-    source = inputs.source
-    try:
-        model = load_model(source, getattr(torch, params.model_dtype), inputs.device)
-    except torch.cuda.OutOfMemoryError as error:
-        raise OutOfGpuMemory(
-            "model",
-            "the language model does not fit into GPU memory",
-            "set model_dtype to bfloat16 or use a smaller one",
-        ) from error
-    harvester = Harvester(
-        model,
-        source.module_path,
-        pad_id=source.tokenizer.pad_token_id or 0,
-        batch_tokens=params.harvest_batch_size * params.context_length,
-        device=inputs.device,
-    )
-    config = sae_config(params, d_in=harvester.width(inputs.first_generation[0]))
-    try:
-        trainer = Trainer(config, inputs.device)
-    except torch.cuda.OutOfMemoryError as error:
-        raise OutOfGpuMemory(
-            "expansion_factor",
-            f"an autoencoder of {config.d_sae} latents does not fit into GPU memory",
-            "lower expansion_factor",
-        ) from error
-    if inputs.checkpoint:
-        trainer.restore(inputs.checkpoint.trainer)
-    return Loaded(harvester, trainer)
-
-
-def sae_config(params: TrainSaeParams, d_in: int) -> SaeConfig:
-    """The autoencoder that ``params`` ask for on activations of width ``d_in``.
-
-    Raises:
-        UserError: ``k`` or ``auxk_k`` exceeds the number of latents.
-    """
-    d_sae = d_in * params.expansion_factor
-    for field, value in (("k", params.k), ("auxk_k", params.auxk_k or 1)):
-        if value > d_sae:
-            raise UserError(
-                field,
-                f"{value} exceeds the {d_sae} latents (width {d_in} x expansion_factor {params.expansion_factor})",
-                f"lower {field} or raise expansion_factor",
-            )
-    return SaeConfig(
-        d_in=d_in,
-        d_sae=d_sae,
-        k=params.k,
-        auxk_alpha=params.auxk_alpha,
-        auxk_k=params.auxk_k,
-        dead_after_tokens=params.dead_after_tokens,
-        steps=params.steps,
-        optimizer=params.optimizer,
-        lr=params.lr,
-        beta1=params.beta1,
-        beta2=params.beta2,
-        eps=params.eps,
-        weight_decay=params.weight_decay,
-        lr_schedule=params.lr_schedule,
-        warmup_steps=params.warmup_steps,
-        decay_fraction=params.decay_fraction,
-        grad_clip=params.grad_clip,
-        seed=params.seed,
-    )
 
 
 class Training:
@@ -447,7 +298,7 @@ class Training:
             "hookpoint": self.params.hookpoint,
             "dataset": str(self.inputs.documents.path),
             "seed": self.params.seed,
-            "saeforge_version": _saeforge_version(),
+            "saeforge_version": __version__,
         }
 
     def _summary(self) -> dict[str, str | int | float | bool | None]:
@@ -477,52 +328,12 @@ class Training:
             "python": platform.python_version(),
             "torch": torch.__version__,
             "transformers": transformers.__version__,
-            "saeforge": _saeforge_version(),
+            "saeforge": __version__,
         }
-
-
-def _device(wanted: str) -> torch.device:
-    if wanted == "cuda" and not torch.cuda.is_available():
-        raise UserError(
-            "device", "CUDA was asked for but no GPU is available", "set device to auto or cpu, or request a GPU"
-        )
-    use_cuda = wanted != "cpu" and torch.cuda.is_available()
-    return torch.device("cuda:0" if use_cuda else "cpu")
 
 
 def _device_name(device: torch.device) -> str:
     return f"{device} ({torch.cuda.get_device_name(device)})" if device.type == "cuda" else str(device)
-
-
-def _checkpoint(params: TrainSaeParams, path: Path | None, documents: DocumentFile) -> LoadedCheckpoint | None:
-    """The checkpoint to continue from, refused unless it belongs to this very training."""
-    if path is None:
-        return None
-    try:
-        loaded = load_checkpoint(path)
-    except (FileNotFoundError, CheckpointCorrupt) as error:
-        raise UserError("resume_from", str(error), "resume from an older checkpoint or start afresh") from error
-    for name, value in params.model_dump(mode="json").items():
-        if name not in _MAY_DIFFER_ON_RESUME and loaded.params.get(name) != value:
-            raise UserError(
-                name,
-                f"the checkpoint was written with {name}={loaded.params.get(name)!r}, the job says {value!r}",
-                "use the same value, or start afresh",
-            )
-    if (before := loaded.data["dataset_bytes"]) != documents.size_bytes:
-        raise UserError(
-            "dataset",
-            f"{documents.path} has {documents.size_bytes} bytes; at the checkpoint it had {before}",
-            "restore the dataset, or start afresh",
-        )
-    return loaded
-
-
-def _saeforge_version() -> str:
-    try:
-        return version("saeforge")
-    except PackageNotFoundError:
-        return "unknown"
 
 
 def _duration(seconds: float | None) -> str:

@@ -1,0 +1,24 @@
+"""The ``train_sae`` job: harvest activations, train the autoencoder on them, leave it as artifacts."""
+
+import time
+
+from worker_image.contract.jobs import TrainSaeParams
+from worker_image.jobs.train_sae.inputs import check_inputs, load
+from worker_image.jobs.train_sae.training import Halted, Training
+from worker_image.reporter import RunContext
+
+
+def main(params: TrainSaeParams, run: RunContext) -> None:
+    """Run the job to its end, or to the pause or stop it is told.
+
+    Raises:
+        UserError: the parameters or inputs cannot work.
+    """
+    began = time.monotonic()
+    inputs = check_inputs(params, run)
+    training = Training(params, run, inputs, load(params, inputs), began)
+    training.announce()
+    try:
+        training.execute()
+    except Halted as halt:
+        training.halt(halt.instruction)
