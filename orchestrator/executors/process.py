@@ -166,7 +166,8 @@ class ProcessExecutor:
         for record in self._runs.glob(f"*/*/{FOLDER}/{process_shim.STARTED}"):
             attempt = record.parent.parent
             handle = f"{attempt.parent.name}/{attempt.name}"
-            found.append(Owned(UUID(attempt.parent.name), int(attempt.name), handle))
+            with contextlib.suppress(ValueError):  # somebody's copy of a run directory is none of ours
+                found.append(Owned(UUID(attempt.parent.name), int(attempt.name), handle))
         return found
 
 

@@ -99,6 +99,14 @@ async def test_an_attempt_from_before_a_restart_of_the_machine_has_ended(bench: 
     record.write_text(json.dumps(told))
 
 
+async def test_a_copy_of_a_run_directory_is_not_taken_for_an_attempt(tmp_path: Path) -> None:
+    for name in (f"{SPEC.job_id}/1", f"{SPEC.job_id}.bak/1", f"{SPEC.job_id}/old"):
+        folder = tmp_path / "runs" / name / FOLDER
+        folder.mkdir(parents=True)
+        (folder / process_shim.STARTED).touch()
+    assert [item.handle for item in await ProcessExecutor(tmp_path).list_owned()] == [f"{SPEC.job_id}/1"]
+
+
 async def test_a_handle_that_is_no_handle_is_refused(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=r"UUID|hexadecimal"):
         await ProcessExecutor(tmp_path).inspect("../../etc/1")
