@@ -16,7 +16,7 @@ from pydantic import ValidationError
 
 from orchestrator.broker import Broker
 from orchestrator.domain import STATUS_OF, Attempt, EndReason, Job, JobFailure, JobStatus
-from orchestrator.errors import EngineUnavailable, ImageMissing, LaunchFailed, StateConflict
+from orchestrator.errors import EngineUnavailable, ImageMissing, LaunchFailed, NotFound, StateConflict
 from orchestrator.executors.base import Executor, LaunchSpec, Observation, RunState
 from orchestrator.outcome import Facts, Outcome, outcome
 from orchestrator.settings import Settings
@@ -34,6 +34,8 @@ LOG_TAIL_LINES = 5
 LOG_TAIL_BYTES = 2000
 ENGINE_RETRY_S = 2.0
 TERM_GRACE_S = 10.0
+UNREACHABLE = "engine unreachable, state unknown"
+"""The phase of a job whose engine does not answer."""
 
 
 def run_spec(job: Job, attempt: Attempt) -> RunSpec:
@@ -96,6 +98,7 @@ class Supervisor:
         self._nudged = asyncio.Event()
         self._ending: asyncio.Task[None] | None = None
         self._timed_out = False
+        self._phase_before = "running"
 
     def nudge(self) -> None:
         """Look again now: the user asked for something."""
@@ -107,6 +110,8 @@ class Supervisor:
             if self.attempt.ended_at is None:
                 try:
                     handle = handle or await self._launch()
+                    if handle:
+                        await self._now_running()
                     seen = await self._watch(handle) if handle else None
                     await self._settle(await self._outcome(seen), seen)
                 except (ImageMissing, LaunchFailed) as error:
@@ -139,7 +144,6 @@ class Supervisor:
                 continue
             await self._store.attach(self.attempt, handle)
             self._started_at = time.time()
-            await self._now_running()
             return handle
 
     async def _now_running(self) -> None:
@@ -184,6 +188,7 @@ class Supervisor:
             job = await self._store.job(self._job_id)
             try:
                 seen = await self._executor.inspect(handle)
+                await self._engine_found(job)
                 if seen.state in (RunState.EXITED, RunState.MISSING):
                     return seen
                 await self._steer(job, handle)
@@ -314,9 +319,20 @@ class Supervisor:
     async def _engine_lost(self, error: EngineUnavailable) -> None:
         """Out of contact is no verdict on the job: say so, and look again later."""
         logger.warning("%s: %s", self.attempt.name, error)
-        await self._store.set_phase(self._job_id, "engine unreachable, state unknown")
+        # A job purged while its container waits for removal has no phase any more.
+        with suppress(NotFound):
+            job = await self._store.job(self._job_id)
+            if job.phase != UNREACHABLE:
+                self._phase_before = job.phase
+                await self._store.set_phase(self._job_id, UNREACHABLE)
         self._broker.ring()
         await self._pause(ENGINE_RETRY_S)
+
+    async def _engine_found(self, job: Job) -> None:
+        """In contact again: what it was doing is what it does."""
+        if job.phase == UNREACHABLE:
+            await self._store.set_phase(self._job_id, self._phase_before)
+            self._broker.ring()
 
     async def _pause(self, seconds: float) -> None:
         """Wait, or until nudged."""

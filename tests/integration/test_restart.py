@@ -49,6 +49,7 @@ def test_an_engine_that_goes_away_harms_no_job(host: Host) -> None:
     until(lambda: "unreachable" in host.now.client.job(job_id).phase, "it says so")
     assert host.now.status(job_id) == "running"
     host.now.engine.down = False
+    until(lambda: host.now.client.job(job_id).phase == "running", "it says that it is back")
     host.now.exit(job_id)
     host.now.reaches(job_id, "completed")
 
