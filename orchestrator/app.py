@@ -19,8 +19,7 @@ from orchestrator.broker import Broker
 from orchestrator.control import Control
 from orchestrator.errors import SettingsError
 from orchestrator.executors.base import Executor
-from orchestrator.executors.process import ProcessExecutor
-from orchestrator.executors.select import select_executor
+from orchestrator.executors.select import all_executors, select_executor
 from orchestrator.gpus import GpuProbe
 from orchestrator.inventory import Inventory
 from orchestrator.scheduler import Scheduler
@@ -70,8 +69,8 @@ async def _running(settings: Settings, given: Executor | None) -> AsyncIterator[
         folder.mkdir(parents=True, exist_ok=True)
     with sole_owner(settings):
         store = await Store.open(settings.database)
-        executor = given or await select_executor(settings)
-        others: dict[str, Executor] = {"process": ProcessExecutor(settings.home)}
+        others = all_executors(settings)
+        executor = given or await select_executor(settings, others)
         broker, probe = Broker(), GpuProbe()
         scheduler = Scheduler(
             store=store, executor=executor, others=others, broker=broker, settings=settings, probe=probe
@@ -96,7 +95,8 @@ async def _running(settings: Settings, given: Executor | None) -> AsyncIterator[
             reconciling.cancel()
             with suppress(asyncio.CancelledError):
                 await reconciling
-            await executor.close()
+            for each in {executor, *others.values()}:
+                await each.close()
             await store.close()
 
 

@@ -1,6 +1,7 @@
 """Which executor runs the jobs, from the settings and what is on this machine."""
 
 import logging
+from collections.abc import Mapping
 
 from orchestrator.errors import EngineUnavailable
 from orchestrator.executors.base import Executor
@@ -11,26 +12,28 @@ from orchestrator.settings import Settings
 log = logging.getLogger(__name__)
 
 
-async def select_executor(settings: Settings) -> Executor:
-    """The executor that the settings name; with "auto", Docker when an engine answers, else plain processes.
-
-    Named explicitly, Docker is taken even while its engine is down: jobs then wait for it.
-    """
-    if settings.executor == "process":
-        return ProcessExecutor(settings.home)
+def all_executors(settings: Settings) -> dict[str, Executor]:
+    """Every executor that may have begun an attempt of this home, by name. None of them connects yet."""
     docker = DockerExecutor(
         settings.home,
         worker_image=settings.worker_image,
         host_home=settings.host_home,
         user=settings.container_user,
     )
-    if settings.executor == "docker":
-        return docker
+    return {executor.name: executor for executor in (docker, ProcessExecutor(settings.home))}
+
+
+async def select_executor(settings: Settings, executors: Mapping[str, Executor]) -> Executor:
+    """The one that the settings name; with "auto", Docker when an engine answers, else plain processes.
+
+    Named explicitly, Docker is taken even while its engine is down: jobs then wait for it.
+    """
+    if settings.executor != "auto":
+        return executors[settings.executor]
     try:
-        engine = await docker.check()
+        engine = await executors["docker"].check()
     except EngineUnavailable as why:
-        await docker.close()
         log.warning("no Docker engine answers, so jobs run as plain processes without isolation (%s)", why.message)
-        return ProcessExecutor(settings.home)
+        return executors["process"]
     log.info("jobs run in containers on %s", engine)
-    return docker
+    return executors["docker"]

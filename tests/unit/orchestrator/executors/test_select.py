@@ -5,7 +5,8 @@ from pathlib import Path
 import pytest
 
 from orchestrator.errors import EngineUnavailable
-from orchestrator.executors.select import select_executor
+from orchestrator.executors.base import Executor
+from orchestrator.executors.select import all_executors, select_executor
 from orchestrator.settings import Settings
 
 
@@ -14,17 +15,21 @@ def no_engine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("DOCKER_HOST", f"unix://{tmp_path}/no-engine.sock")
 
 
+async def selected(settings: Settings) -> Executor:
+    return await select_executor(settings, all_executors(settings))
+
+
 async def test_without_an_engine_auto_takes_plain_processes_and_says_so(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    executor = await select_executor(Settings(home=tmp_path, executor="auto"))
+    executor = await selected(Settings(home=tmp_path, executor="auto"))
     assert executor.name == "process"
     assert len(caplog.records) == 1
     assert "without isolation" in caplog.text
 
 
 async def test_docker_by_name_is_taken_even_while_its_engine_is_down(tmp_path: Path) -> None:
-    executor = await select_executor(Settings(home=tmp_path, executor="docker"))
+    executor = await selected(Settings(home=tmp_path, executor="docker"))
     assert executor.name == "docker"
     with pytest.raises(EngineUnavailable, match="does not answer") as caught:
         await executor.check()
@@ -33,4 +38,8 @@ async def test_docker_by_name_is_taken_even_while_its_engine_is_down(tmp_path: P
 
 
 async def test_processes_by_name_ask_no_engine(tmp_path: Path) -> None:
-    assert (await select_executor(Settings(home=tmp_path, executor="process"))).name == "process"
+    assert (await selected(Settings(home=tmp_path, executor="process"))).name == "process"
+
+
+def test_an_attempt_begun_under_any_setting_finds_its_executor(tmp_path: Path) -> None:
+    assert all_executors(Settings(home=tmp_path, executor="process")).keys() == {"docker", "process"}
