@@ -49,7 +49,8 @@ def outcome(facts: Facts) -> Outcome:
     if facts.finished is not None and facts.finished.failure is not None:
         failure = JobFailure.reported(facts.finished.failure)
         return Outcome(failure.reason, failure)
-    if facts.oom_killed:
+    # A program that lost only a child to it and went on to succeed has not failed.
+    if facts.oom_killed and facts.exit_code != 0:
         return _failed(EndReason.HOST_OOM, *_host_oom(facts))
     if facts.engine_error:
         return _failed(

@@ -24,6 +24,7 @@ def finished(how: str, failure: Failure | None = None) -> Finished:
         (Facts("run", None), EndReason.LOST),
         (Facts("run", None, finished=finished("completed")), EndReason.COMPLETED),
         (Facts("run", 137, oom_killed=True), EndReason.HOST_OOM),
+        (Facts("run", 0, oom_killed=True), EndReason.COMPLETED),
         (Facts("run", 137), EndReason.KILLED),
         (Facts("run", 97), EndReason.ALREADY_CLAIMED),
         (Facts("run", 98), EndReason.LAUNCH_FAILED),
