@@ -1,6 +1,7 @@
 """Logs over HTTP and WebSocket. The cursor is (attempt, byte offset)."""
 
 import asyncio
+import re
 from collections.abc import AsyncIterator
 from pathlib import Path as FilePath
 from typing import Annotated
@@ -46,7 +47,8 @@ async def log(
     number = attempt or job.attempts
     path = RunDir.of(orchestrator.settings.home, job_id, number).log
     if download:
-        name = f"{job.name}-{number}.log".replace('"', "").encode("ascii", "ignore").decode()
+        # A header is one line of ASCII, and the name is the submitter's.
+        name = re.sub(r"[^A-Za-z0-9._-]+", "_", f"{job.name}-{number}.log")
         size = (await asyncio.to_thread(read_piece, path, 0, 1)).size_bytes
         return StreamingResponse(
             _bytes(path, offset, size),
@@ -105,7 +107,7 @@ async def follow(socket: WebSocket, orchestrator: Orchestrator, id: str) -> None
 
 
 async def _stream(socket: WebSocket, orchestrator: State, job_id: UUID, attempt: int, offset: int) -> None:
-    while True:
+    while not orchestrator.broker.closed:
         # In this order: whatever the job's status tells of is then in the file already.
         news = orchestrator.broker.listen()
         job = await orchestrator.store.job(job_id)
