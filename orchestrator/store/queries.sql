@@ -99,9 +99,6 @@ SELECT data, ts, seq FROM events WHERE job_id = :job_id AND attempt = :attempt A
 -- name: put_metrics
 INSERT OR REPLACE INTO metrics (job_id, step, ts, vals) VALUES (:job_id, :step, :ts, :vals)
 
--- name: count_metrics
-SELECT count(*) AS n FROM metrics WHERE job_id = :job_id AND step BETWEEN :start AND :end AND step % :interval = 0
-
 -- name: metrics
 SELECT step, ts, vals FROM metrics WHERE job_id = :job_id AND step BETWEEN :start AND :end AND step % :interval = 0 ORDER BY step
 
