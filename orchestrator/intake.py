@@ -94,7 +94,8 @@ def _resolve(params: Params, inventory: Inventory) -> dict[str, str]:
         field: inventory.resolve(kind, f"params.{field}", getattr(params, field), network=params.network)
         for field, kind in params.references().items()
     }
-    if isinstance(params, TrainSaeParams):
+    # A hub id is on no disk yet.
+    if isinstance(params, TrainSaeParams) and inputs["model"].startswith("/"):
         _check_hookpoint(params, inputs["model"])
     return inputs
 

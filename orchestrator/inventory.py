@@ -76,7 +76,7 @@ class Inventory:
                     field=field,
                     suggestion=f"put it under {folder}, or add its directory to SAEFORGE_ALLOWED_ROOTS",
                 )
-            if candidate.exists():
+            if _exists(candidate):
                 return real
         return None
 
@@ -92,6 +92,13 @@ class Inventory:
         if kind == "model":
             suggestion += "; for a hub id set network to true"
         return InvalidInput(f"{field}: there is no {kind} {value!r}", field=field, suggestion=suggestion)
+
+
+def _exists(path: Path) -> bool:
+    try:
+        return path.exists()
+    except OSError:  # a name too long for any file, or below a directory nobody here may enter
+        return False
 
 
 def layer_count(model: str) -> int | None:

@@ -30,7 +30,14 @@ class BodyLimit:
                 raise self._error()
             return message
 
-        await self._app(scope, counted, send)
+        async def unless_too_large(message: Message) -> None:
+            # The app answers that it could not read the body; why it could not is told below.
+            if seen <= self._max_bytes:
+                await send(message)
+
+        await self._app(scope, counted, unless_too_large)
+        if seen > self._max_bytes:
+            await error_response(self._error())(scope, receive, send)
 
     def _error(self) -> TooLarge:
         return TooLarge(

@@ -70,6 +70,7 @@ def test_a_repeated_submit_with_one_key_makes_one_job(orchestrator: Orchestrator
         ({"type": "train_sae", "params": {"model": "nope", "dataset": "text"}}, "params.model", "tiny"),
         ({"type": "train_sae", "params": {"model": "../..", "dataset": "text"}}, "params.model", "SAEFORGE_ALLOWED"),
         ({"type": "train_sae", "params": {"model": "/etc", "dataset": "text"}}, "params.model", "SAEFORGE_ALLOWED"),
+        ({"type": "train_sae", "params": {"model": "x" * 300, "dataset": "text"}}, "params.model", "tiny"),
         ({"type": "train_sae", "params": {"model": "tiny", "dataset": "texts"}}, "params.dataset", "text"),
         ({"type": "train_sae", "params": {"model": "tiny", "dataset": "empty"}}, "params.dataset", None),
         ({"type": "train_sae", "params": {"model": "tiny", "dataset": "text", "k": 0}}, "params.k", None),
@@ -111,6 +112,17 @@ def test_an_id_that_is_no_uuid_is_bad_input_and_an_unknown_one_is_not_found(orch
 
 def test_a_body_that_is_too_large_is_refused(orchestrator: Orchestrator) -> None:
     answer = post(orchestrator, "/api/jobs", {"type": "container", "name": "x" * 2_000_000})
+    assert (answer.status_code, answer.json()["code"]) == (413, "too_large")
+
+
+def test_a_body_that_grows_too_large_without_saying_so_is_refused(orchestrator: Orchestrator) -> None:
+    pieces = (b"x" * 65_536 for _ in range(17))
+    answer = requests.post(
+        f"{orchestrator.client.url}/api/jobs",
+        data=pieces,
+        headers={"X-API-Key": str(orchestrator.client.api_key), "Content-Type": "application/json"},
+        timeout=10,
+    )
     assert (answer.status_code, answer.json()["code"]) == (413, "too_large")
 
 
