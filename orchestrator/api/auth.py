@@ -11,7 +11,7 @@ from uuid import UUID
 from starlette.requests import HTTPConnection
 
 from orchestrator.errors import Forbidden, Unauthenticated
-from orchestrator.settings import Settings
+from orchestrator.settings import LOOPBACK, Settings
 
 TICKET_S = 30.0
 KEY_PREFIX = "sf_"
@@ -74,6 +74,9 @@ class Gate:
 
     def check_origin(self, connection: HTTPConnection) -> None:
         """Browsers name the page a request comes from; other clients do not. Raises: Forbidden."""
+        if self._key is None and connection.url.hostname not in LOOPBACK:
+            # A page can have its own name resolve to loopback, and would then be of the same origin as this API.
+            raise Forbidden("without auth only loopback names are answered", suggestion="use http://127.0.0.1")
         origin = connection.headers.get("origin")
         if origin is None or origin in self._origins:
             return

@@ -11,6 +11,7 @@ from websockets.sync.client import connect
 
 from orchestrator.api.auth import api_key
 from orchestrator.app import create_app
+from orchestrator.executors.fake import FakeEngine
 from orchestrator.settings import Settings
 from tests.integration.conftest import Orchestrator
 
@@ -61,6 +62,18 @@ def test_the_walk_over_websockets_knows_them_all(tmp_path: Path) -> None:
 
     walk(create_app(Settings(home=tmp_path)).routes)
     assert found == {"/api/jobs/{id}/logs", "/api/events"}
+
+
+def test_without_auth_a_page_whose_name_resolves_to_loopback_gets_no_answer(home: Path, engine: FakeEngine) -> None:
+    home.mkdir()
+    (home / "api-key").write_text("none is asked for\n")
+    orchestrator = Orchestrator.start(home, engine, cpus=4, auth="off")
+    try:
+        url = f"{orchestrator.url}/api/jobs"
+        assert requests.get(url, timeout=10).status_code == 200
+        assert requests.get(url, headers={"Host": "evil.example:8000"}, timeout=10).status_code == 403
+    finally:
+        orchestrator.stop()
 
 
 def test_a_ticket_opens_one_socket_once(orchestrator: Orchestrator) -> None:
