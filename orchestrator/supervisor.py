@@ -130,7 +130,11 @@ class Supervisor:
 
     async def _launch(self) -> str | None:
         """Start the attempt, or find it started. None when the user cancelled before anything was."""
-        await asyncio.to_thread(self._run_dir.create, self._run_spec)
+        try:
+            await asyncio.to_thread(self._run_dir.create, self._run_spec)
+        except OSError as error:
+            advice = "free space under SAEFORGE_HOME, or give the orchestrator write access to it; then restart the job"
+            raise LaunchFailed(f"the run directory cannot be made: {error}", suggestion=advice) from error
         while True:
             job = await self._store.job(self._job_id)
             if job.intent == "cancel":

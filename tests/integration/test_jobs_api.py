@@ -155,6 +155,17 @@ def test_a_missing_image_fails_the_job_with_advice(orchestrator: Orchestrator) -
     assert failure.suggestion
 
 
+def test_a_run_directory_that_cannot_be_made_fails_the_job_with_advice(orchestrator: Orchestrator) -> None:
+    (orchestrator.settings.home / "runs").rmdir()
+    (orchestrator.settings.home / "runs").touch()
+    job_id = orchestrator.submit()
+    orchestrator.reaches(job_id, "failed")
+    failure = orchestrator.client.job(job_id).failure
+    assert failure is not None
+    assert failure.reason == "launch_failed"
+    assert "free space" in (failure.suggestion or "")
+
+
 def test_a_refused_start_fails_the_job_in_the_engines_words(orchestrator: Orchestrator) -> None:
     orchestrator.engine.refusal = "no such runtime"
     job_id = orchestrator.submit()
