@@ -7,6 +7,7 @@ import sys
 from collections.abc import Callable, Sequence
 from enum import IntEnum
 from typing import Annotated, Any, ParamSpec
+from uuid import UUID
 
 import typer
 from pydantic import BaseModel
@@ -188,18 +189,19 @@ def find_job(client: Client, reference: str) -> str:
         raise InvalidInput(f"{reference!r} is not a job id", field="job", suggestion=advice)
     if len(wanted) == 32:
         return wanted
-    found: list[JobView] = []
+    found = set[UUID]()
     seen = 0
     while True:
-        page = client.jobs(limit=100, offset=seen)
-        found += [job for job in page.items if job.id.hex.startswith(wanted)]
+        # Names match too, and a job submitted meanwhile shifts the pages: so look closely, and count none twice.
+        page = client.jobs(q=wanted[:8], limit=100, offset=seen)
+        found |= {job.id for job in page.items if job.id.hex.startswith(wanted)}
         seen += len(page.items)
         if not page.items or seen >= page.total:
             break
     if not found:
         raise NotFound(f"no job begins with {reference!r}", suggestion="'saeforge ls' shows the jobs there are")
     if len(found) > 1:
-        ids = ", ".join(str(job.id) for job in found[:4])
+        ids = ", ".join(str(job_id) for job_id in sorted(found)[:4])
         problem = f"{reference!r} could be {len(found)} jobs: {ids}"
         raise InvalidInput(problem, field="job", suggestion="give more of it")
-    return str(found[0].id)
+    return str(found.pop())
