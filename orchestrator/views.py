@@ -29,13 +29,11 @@ class ErrorView(_View):
     timestamp: datetime
 
 
-class JobSubmission(BaseModel):
-    """Body of ``POST /api/jobs``."""
+class TypedSubmission(BaseModel):
+    """Body of ``POST /api/jobs/{type}``: the path tells the type."""
 
     model_config = ConfigDict(extra="forbid", use_attribute_docstrings=True)
 
-    type: str
-    """Job type, e.g. "train_sae"."""
     params: dict[str, Any] = {}
     """Parameters of that type; GET /api/job-types has their schemas."""
     name: str | None = Field(default=None, min_length=1, max_length=200)
@@ -47,17 +45,11 @@ class JobSubmission(BaseModel):
     resources: Resources = Resources()
 
 
-class TypedSubmission(BaseModel):
-    """Body of ``POST /api/jobs/{type}``: the same without the type."""
+class JobSubmission(TypedSubmission):
+    """Body of ``POST /api/jobs``."""
 
-    model_config = ConfigDict(extra="forbid", use_attribute_docstrings=True)
-
-    params: dict[str, Any] = {}
-    name: str | None = Field(default=None, min_length=1, max_length=200)
-    owner: str = Field(default="default", min_length=1, max_length=100)
-    priority: int = Field(default=0, ge=-1000, le=1000)
-    tags: list[str] = Field(default=[], max_length=50)
-    resources: Resources = Resources()
+    type: str
+    """Job type, e.g. "train_sae"."""
 
 
 class WaitView(_View):
