@@ -1,5 +1,6 @@
 """Jobs over HTTP."""
 
+import asyncio
 import hashlib
 from typing import Annotated
 from uuid import UUID
@@ -212,7 +213,7 @@ async def metrics(
     """Training metrics by step."""
     await orchestrator.store.job(job_id)
     points = await orchestrator.store.metrics(job_id, start=start_step, end=end_step, interval=interval)
-    kept = thinned(points, max_points)
+    kept = await asyncio.to_thread(thinned, points, max_points)
     return MetricSeries(
         items=[MetricPoint(step=step, ts=ts, values=values) for step, ts, values in kept], total=len(points)
     )

@@ -2,6 +2,7 @@
 
 import json
 import sqlite3
+from collections.abc import Iterable
 from datetime import UTC, datetime
 from typing import Any
 from uuid import UUID
@@ -85,6 +86,11 @@ def attempt(row: sqlite3.Row) -> Attempt:
         detail=row["detail"],
         events_offset=row["events_offset"],
     )
+
+
+def metrics(found: Iterable[sqlite3.Row]) -> list[tuple[int, datetime, dict[str, float]]]:
+    """(step, time, values) of each."""
+    return [(row["step"], moment(row["ts"]), json.loads(row["vals"])) for row in found]
 
 
 def checkpoint(row: sqlite3.Row) -> Checkpoint:

@@ -3,6 +3,7 @@
 Changes of a job's status are compare-and-set against ``TRANSITIONS``; nothing follows a terminal status.
 """
 
+import asyncio
 import json
 import sqlite3
 import time
@@ -318,7 +319,8 @@ class Store:
     ) -> list[tuple[int, datetime, dict[str, float]]]:
         """(step, time, values) for the steps in [start, end] that ``interval`` divides."""
         found = await self._db.all("metrics", job_id=str(job_id), start=start, end=end, interval=interval)
-        return [(row["step"], rows.moment(row["ts"]), json.loads(row["vals"])) for row in found]
+        # A long training has a million of them: seconds, for which the event loop would stand still.
+        return await asyncio.to_thread(rows.metrics, found)
 
     async def checkpoints(self, job_id: UUID) -> list[Checkpoint]:
         """Newest attempt first, then highest step first."""
