@@ -14,9 +14,9 @@ from orchestrator.errors import StaleTransition, StateConflict
 from orchestrator.scheduler import Scheduler
 from orchestrator.settings import Settings
 from orchestrator.store import Store
+from orchestrator.supervisor import newest_checkpoint
 from worker_image.contract.commands import CheckpointNow, Command, Pause, SetLearningRate, Stop
 from worker_image.contract.jobs import JOB_TYPES
-from worker_image.contract.rundir import RunDir
 
 
 def available_actions(job: Job) -> list[str]:
@@ -46,6 +46,10 @@ class Control:
 
     def __init__(self, *, store: Store, scheduler: Scheduler, broker: Broker, settings: Settings) -> None:
         self._store, self._scheduler, self._broker, self._settings = store, scheduler, broker, settings
+
+    async def submitted(self, idempotency_key: str, request_digest: str) -> Job | None:
+        """The job that a submit with this key made before."""
+        return await self._store.submitted(idempotency_key, request_digest)
 
     async def submit(self, job: Job, *, idempotency_key: str | None = None, request_digest: str = "") -> Job:
         job = await self._store.submit(job, idempotency_key=idempotency_key, request_digest=request_digest)
@@ -157,11 +161,13 @@ class Control:
         self._broker.ring()
 
     async def _newest_checkpoint(self, job_id: UUID) -> str | None:
-        for found in await self._store.checkpoints(job_id):
-            path = RunDir.of(self._settings.home, job_id, found.attempt).checkpoints / found.name
-            if await asyncio.to_thread(path.is_dir):
-                return str(path)
-        return (await self._store.job(job_id)).resume_from
+        path = await newest_checkpoint(self._store, self._settings.home, job_id)
+        if path is not None:
+            return str(path)
+        inherited = (await self._store.job(job_id)).resume_from
+        if inherited is not None and not await asyncio.to_thread(Path(inherited).is_dir):
+            raise StateConflict(f"its checkpoint {inherited} is gone", suggestion="restart it afresh (fresh: true)")
+        return inherited
 
     async def _tell(self, job_id: UUID, command: Command) -> Job:
         async def change(job: Job) -> Job:

@@ -43,7 +43,6 @@ TRANSITIONS: dict[JobStatus, frozenset[JobStatus]] = {
     JobStatus.QUEUED: frozenset({JobStatus.STARTING, JobStatus.PAUSED, JobStatus.STOPPED, JobStatus.CANCELLED}),
     JobStatus.STARTING: frozenset(
         {
-            JobStatus.QUEUED,
             JobStatus.RUNNING,
             JobStatus.PAUSING,
             JobStatus.PAUSED,
@@ -118,7 +117,9 @@ class Resources(BaseModel):
 class Wait:
     """Why a queued job has not started."""
 
-    reason: Literal["next_in_line", "gpu_busy", "cpu_busy", "behind_others", "exceeds_machine", "engine_unavailable"]
+    reason: Literal[
+        "next_in_line", "gpu_busy", "cpu_busy", "behind_others", "gpu_unknown", "exceeds_machine", "engine_unavailable"
+    ]
     detail: str
     position: int
     """Place in the queue, from 1."""

@@ -23,6 +23,12 @@ class Facts:
     finished: Finished | None = None
     """The worker's last word."""
     timed_out: bool = False
+    overdue: bool = False
+    """It was ended because it did not pause or stop within the grace."""
+    has_checkpoint: bool = False
+    """There is a checkpoint to continue from."""
+    builtin: bool = False
+    """It is saeforge's own worker, which never ends well without a last word."""
     memory_mb: int | None = None
     """Its memory limit."""
     log_tail: str = ""
@@ -34,6 +40,26 @@ class Outcome:
     reason: EndReason
     failure: JobFailure | None = None
     """Set when the job failed."""
+
+
+_EXIT_CODES: dict[int, tuple[EndReason, str, str]] = {
+    CLAIMED_EXIT_CODE: (
+        EndReason.ALREADY_CLAIMED,
+        "the run directory was claimed by an earlier process of the same attempt",
+        "restart the job",
+    ),
+    UNWRITABLE_EXIT_CODE: (
+        EndReason.LAUNCH_FAILED,
+        "the job's user may not write into its run directory",
+        "check the owner of <home>/runs and SAEFORGE_CONTAINER_USER, then restart the job",
+    ),
+    SIGKILL_EXIT_CODE: (
+        EndReason.KILLED,
+        "killed by a signal from outside (exit code 137)",
+        "if the machine ran out of memory, lower resources.memory_mb or batch_size; then restart the job",
+    ),
+}
+"""Exit code -> what it means by itself: reason, message, advice."""
 
 
 def outcome(facts: Facts) -> Outcome:
@@ -78,29 +104,27 @@ def _by_exit_code(facts: Facts) -> Outcome:
         )
     if facts.intent == "stop":
         return Outcome(EndReason.STOPPED)
-    if facts.exit_code == 0:
-        return Outcome(EndReason.COMPLETED)
-    if facts.exit_code == CLAIMED_EXIT_CODE:
-        return _failed(
-            EndReason.ALREADY_CLAIMED,
-            "the run directory was claimed by an earlier process of the same attempt",
-            None,
-            "restart the job",
-        )
-    if facts.exit_code == UNWRITABLE_EXIT_CODE:
-        return _failed(
-            EndReason.LAUNCH_FAILED,
-            "the job's user may not write into its run directory",
-            None,
-            "check the owner of <home>/runs and SAEFORGE_CONTAINER_USER, then restart the job",
-        )
-    if facts.exit_code == SIGKILL_EXIT_CODE:
+    if facts.overdue and facts.intent == "pause":
+        if facts.has_checkpoint:
+            return Outcome(EndReason.PAUSED)
         return _failed(
             EndReason.KILLED,
-            "killed by a signal from outside (exit code 137)",
+            "it was asked to pause and wrote no checkpoint within SAEFORGE_GRACE_S",
             None,
-            "if the machine ran out of memory, lower resources.memory_mb or batch_size; then restart the job",
+            "raise SAEFORGE_GRACE_S, then restart the job",
         )
+    if facts.exit_code == 0 and facts.builtin:
+        return _failed(
+            EndReason.INTERNAL_ERROR,
+            "the worker ended without saying how",
+            None,
+            "the log may tell more; restart the job: it continues from its newest checkpoint",
+        )
+    if facts.exit_code == 0:
+        return Outcome(EndReason.COMPLETED)
+    if (known := _EXIT_CODES.get(facts.exit_code)) is not None:
+        reason, message, advice = known
+        return _failed(reason, message, None, advice)
     message = f"exited with code {facts.exit_code}"
     if facts.log_tail:
         message += f"; its last lines: {facts.log_tail}"

@@ -3,6 +3,7 @@
 import asyncio
 import logging
 import time
+from collections import Counter
 from collections.abc import Callable, Mapping
 from contextlib import suppress
 from uuid import UUID
@@ -22,6 +23,8 @@ logger = logging.getLogger(__name__)
 BUSY_TICK_S = 1.0
 IDLE_TICK_S = 10.0
 SWEEP_S = 60.0
+RETRY_MOST_S = 10.0
+"""Longest pause before a supervisor that failed is replaced."""
 ENGINE_TRUST_S = 2.0
 """How long an engine that answered counts as there, so that a burst of submits does not ask it every time."""
 
@@ -51,6 +54,7 @@ class Scheduler:
         self._wake = asyncio.Event()
         self._supervisors: dict[tuple[UUID, int], Supervisor] = {}
         self._tasks: set[asyncio.Task[None]] = set()
+        self._failures: Counter[tuple[UUID, int]] = Counter()
         self._next_sweep = 0.0
         self._engine_seen = -ENGINE_TRUST_S
 
@@ -108,15 +112,14 @@ class Scheduler:
         report = await asyncio.to_thread(self._probe)
         leased = await self._store.leases()
         blocked = {gpu.uuid: count for gpu in report.gpus if (count := foreign(gpu, leased)) > 0}
-        return Machine(cpus=self._settings.cpus, gpus=report.gpus, blocked=blocked)
+        # No driver at all means no GPUs; one that stopped answering means that they cannot be seen just now.
+        gpu_error = report.error if report.gpus else None
+        return Machine(cpus=self._settings.cpus, gpus=report.gpus, gpu_error=gpu_error, blocked=blocked)
 
     async def _held(self) -> list[Held]:
         held: list[Held] = []
-        for supervisor in list(self._supervisors.values()):
-            attempt = supervisor.attempt
-            eta_s = None
-            with suppress(NotFound):
-                eta_s = _eta_s(await self._store.job(attempt.job_id))
+        for attempt in await self._store.live_attempts():
+            eta_s = _eta_s(await self._store.job(attempt.job_id))
             held.append(Held(attempt.job_id, attempt.cpus, attempt.gpus, eta_s))
         return held
 
@@ -125,7 +128,14 @@ class Scheduler:
         if executor is None:
             logger.error("%s runs on %r, which is not set up; leaving it alone", attempt.name, attempt.executor)
             return
-        supervisor = Supervisor(
+        supervisor = await self._supervisor(attempt, executor)
+        self._supervisors[attempt.job_id, attempt.number] = supervisor
+        task = asyncio.create_task(supervisor.run(), name=attempt.name)
+        self._tasks.add(task)
+        task.add_done_callback(lambda done: self._supervised(attempt, done))
+
+    async def _supervisor(self, attempt: Attempt, executor: Executor) -> Supervisor:
+        return Supervisor(
             await self._store.job(attempt.job_id),
             attempt,
             store=self._store,
@@ -133,25 +143,34 @@ class Scheduler:
             broker=self._broker,
             settings=self._settings,
         )
-        self._supervisors[attempt.job_id, attempt.number] = supervisor
-        task = asyncio.create_task(supervisor.run(), name=attempt.name)
-        self._tasks.add(task)
-        task.add_done_callback(lambda done: self._supervised(attempt, done))
 
     def _supervised(self, attempt: Attempt, task: asyncio.Task[None]) -> None:
         """An attempt is settled, or its supervisor failed: then another one takes over from the beginning."""
         self._tasks.discard(task)
         self._supervisors.pop((attempt.job_id, attempt.number), None)
-        if not task.cancelled() and (error := task.exception()) is not None:
-            logger.error("the supervisor of %s failed; starting another", attempt.name, exc_info=error)
-            again = asyncio.create_task(self._supervise_again(attempt), name=f"{attempt.name}-again")
-            self._tasks.add(again)
-            again.add_done_callback(self._tasks.discard)
+        self._try_again_if_failed(attempt, task)
         self.wake()
 
+    def _try_again_if_failed(self, attempt: Attempt, task: asyncio.Task[None]) -> None:
+        self._tasks.discard(task)
+        if task.cancelled() or (error := task.exception()) is None:
+            return
+        logger.error("looking after %s failed; trying again", attempt.name, exc_info=error)
+        again = asyncio.create_task(self._supervise_again(attempt), name=f"{attempt.name}-again")
+        self._tasks.add(again)
+        again.add_done_callback(lambda done: self._try_again_if_failed(attempt, done))
+
     async def _supervise_again(self, attempt: Attempt) -> None:
-        await asyncio.sleep(BUSY_TICK_S)
-        await self._supervise(await self._store.attempt(attempt.job_id, attempt.number))
+        """A defect of ours never ends a job; only its user may, and then nothing of ours may stand in the way."""
+        key = attempt.job_id, attempt.number
+        self._failures[key] += 1
+        await asyncio.sleep(min(BUSY_TICK_S * 2 ** self._failures[key], RETRY_MOST_S))
+        attempt = await self._store.attempt(*key)
+        cancelled = (await self._store.job(attempt.job_id)).intent == "cancel"
+        if attempt.ended_at is None and cancelled and (executor := self._executors.get(attempt.executor)):
+            await (await self._supervisor(attempt, executor)).give_up()
+        else:
+            await self._supervise(attempt)
 
     async def _look_at_engine(self) -> None:
         if time.monotonic() - self._engine_seen < ENGINE_TRUST_S:

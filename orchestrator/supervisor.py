@@ -11,6 +11,7 @@ from collections.abc import Coroutine
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
+from uuid import UUID
 
 from pydantic import ValidationError
 
@@ -98,6 +99,7 @@ class Supervisor:
         self._nudged = asyncio.Event()
         self._ending: asyncio.Task[None] | None = None
         self._timed_out = False
+        self._overdue_ended = False
         self._phase_before = "running"
 
     def nudge(self) -> None:
@@ -188,7 +190,7 @@ class Supervisor:
     async def _watch(self, handle: str) -> Observation:
         """Carry events in and commands out until the attempt no longer runs."""
         while True:
-            await self._ingest()
+            more = await self._ingest()
             job = await self._store.job(self._job_id)
             try:
                 seen = await self._executor.inspect(handle)
@@ -201,7 +203,8 @@ class Supervisor:
             except EngineUnavailable as error:
                 await self._engine_lost(error)
                 continue
-            await self._pause(self._settings.poll_s)
+            if not more:
+                await self._pause(self._settings.poll_s)
 
     async def _steer(self, job: Job, handle: str) -> None:
         """Do what the user, or the clock, asks for."""
@@ -215,6 +218,7 @@ class Supervisor:
         elif job.intent == "stop" and "stop" not in self._commands:
             self._end(handle, self._settings.grace_s)
         elif job.intent in ("pause", "stop") and await self._overdue(job.intent):
+            self._overdue_ended = True
             self._end(handle, TERM_GRACE_S)
 
     def _end(self, handle: str, grace_s: float) -> None:
@@ -250,15 +254,18 @@ class Supervisor:
                 file.write("".join(f"{body}\n" for _, body in fresh).encode())
             self._delivered.update(name for name, _ in fresh)
 
-    async def _ingest(self) -> None:
-        """Store the events the worker has written since the last look."""
-        while True:
-            lines, offset = await asyncio.to_thread(read_lines, self._run_dir.events, self._offset, INGEST_BYTES)
-            if not lines:
-                return
-            await self._store.append_events(self.attempt, self._parsed(lines), offset)
-            self._offset = offset
-            self._broker.ring()
+    async def _ingest(self) -> bool:
+        """Store some of the events the worker has written since the last look; whether there may be more.
+
+        One piece at a time, so that a flood of events cannot keep a cancel from being seen.
+        """
+        lines, offset = await asyncio.to_thread(read_lines, self._run_dir.events, self._offset, INGEST_BYTES)
+        if offset == self._offset:
+            return False
+        await self._store.append_events(self.attempt, self._parsed(lines), offset)
+        self._offset = offset
+        self._broker.ring()
+        return True
 
     def _parsed(self, lines: list[bytes]) -> list[Event]:
         """The events in these lines; a line that is none stays in the file and is told in the orchestrator's log."""
@@ -273,7 +280,8 @@ class Supervisor:
     # --- settle
 
     async def _outcome(self, seen: Observation | None) -> Outcome:
-        await self._ingest()
+        while await self._ingest():
+            pass
         job = await self._store.job(self._job_id)
         if seen is None:
             return Outcome(EndReason.CANCELLED)
@@ -286,17 +294,16 @@ class Supervisor:
                 engine_error=seen.error,
                 finished=await self._store.finished(self.attempt),
                 timed_out=self._timed_out,
+                overdue=self._overdue_ended,
+                has_checkpoint=await self._newest_checkpoint() is not None,
+                builtin=self._spec.builtin,
                 memory_mb=job.resources.memory_mb,
                 log_tail=tail.data.decode(errors="replace").strip(),
             )
         )
 
     async def _settle(self, end: Outcome, seen: Observation | None) -> None:
-        checkpoints = await self._store.checkpoints(self._job_id)
-        newest = max(checkpoints, key=lambda item: (item.attempt, item.step), default=None)
-        path = None
-        if newest is not None:
-            path = RunDir.of(self._settings.home, self._job_id, newest.attempt).checkpoints / newest.name
+        path = await self._newest_checkpoint()
         await self._store.finish(
             self.attempt,
             Ended(
@@ -309,6 +316,16 @@ class Supervisor:
         )
         logger.info("%s ended: %s", self.attempt.name, end.reason)
         self._broker.ring()
+
+    async def _newest_checkpoint(self) -> Path | None:
+        return await newest_checkpoint(self._store, self._settings.home, self._job_id)
+
+    async def give_up(self) -> None:
+        """End the attempt as cancelled without looking at anything it reported: what it reported is what failed."""
+        if (handle := self.attempt.handle or await self._find()) is not None:
+            await self._insist(self._executor.remove, handle)
+        await self._settle(Outcome(EndReason.CANCELLED), None)
+        await self._store.free(self.attempt)
 
     # --- waiting
 
@@ -343,6 +360,15 @@ class Supervisor:
         with suppress(TimeoutError):
             await asyncio.wait_for(self._nudged.wait(), seconds)
         self._nudged.clear()
+
+
+async def newest_checkpoint(store: Store, home: Path, job_id: UUID) -> Path | None:
+    """The newest checkpoint of a job that is still on disk."""
+    for found in await store.checkpoints(job_id):
+        path = await asyncio.to_thread(RunDir.of(home, job_id, found.attempt).checkpoint, found.name)
+        if path is not None:
+            return path
+    return None
 
 
 def _launch_outcome(error: ImageMissing | LaunchFailed, job: Job) -> Outcome:

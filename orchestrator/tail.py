@@ -11,6 +11,10 @@ _NO_FILE = frozenset({errno.ENOENT, errno.ELOOP, errno.ENXIO})
 """Absent; a link, as ``O_NOFOLLOW`` tells of it; a socket."""
 
 
+LONGEST_LINE = 16 << 20
+"""Bytes; no event is that long."""
+
+
 @dataclass(frozen=True, slots=True)
 class Piece:
     """Some bytes of a growing file."""
@@ -50,10 +54,13 @@ def read_piece(path: Path, offset: int, limit: int) -> Piece:
 def read_lines(path: Path, offset: int, limit: int) -> tuple[list[bytes], int]:
     """The whole lines that begin at ``offset`` within ``limit`` bytes, and the offset after them.
 
-    A line still being written is left for the next time; one longer than ``limit`` is read on until it ends.
+    A line still being written is left for the next time; one longer than ``limit`` is read on until it ends, or passed
+    over when it exceeds ``LONGEST_LINE``.
     """
     piece = read_piece(path, offset, limit)
     while b"\n" not in piece.data and piece.next_offset < piece.size_bytes:
+        if limit >= LONGEST_LINE:
+            return [], piece.next_offset
         limit *= 2
         piece = read_piece(path, offset, limit)
     end = piece.data.rfind(b"\n") + 1

@@ -9,13 +9,22 @@ from uuid import UUID
 
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter
 
+LARGEST = 2**53
+"""Largest whole number that every reader of JSON keeps exactly."""
+YEAR_3000 = 32_503_680_000.0
+"""Seconds since the epoch; a later time is a defect of the worker's clock."""
+
+CheckpointName = Annotated[str, Field(pattern=r"^step_[0-9]{1,16}$")]
+ArtifactPath = Annotated[str, Field(pattern=r"^[\w][\w.-]*(/[\w][\w.-]*)*$", max_length=500)]
+"""Relative, and no part of it leads up."""
+
 
 class _Event(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True, allow_inf_nan=False)
 
-    seq: int = Field(ge=1)
+    seq: int = Field(ge=1, le=LARGEST)
     """Position within the attempt, from 1."""
-    ts: float
+    ts: float = Field(ge=0, le=YEAR_3000)
     """When it happened, seconds since the epoch."""
 
 
@@ -35,7 +44,7 @@ class Metrics(_Event):
     """Measurements of one training step."""
 
     type: Literal["metrics"] = "metrics"
-    step: int = Field(ge=0)
+    step: int = Field(ge=0, le=LARGEST)
     """Optimiser step."""
     values: dict[str, float]
     """Metric name -> value, e.g. loss, fvu, l0, dead_share, lr, tokens_per_s. Non-finite values are left out."""
@@ -47,9 +56,9 @@ class Progress(_Event):
     type: Literal["progress"] = "progress"
     phase: str
     """What it is doing, e.g. "harvesting" or "training"."""
-    done: int = Field(ge=0)
+    done: int = Field(ge=0, le=LARGEST)
     """Units of this phase finished."""
-    total: int = Field(ge=0)
+    total: int = Field(ge=0, le=LARGEST)
     """Units of this phase in all."""
     unit: str
     """What is counted, e.g. "tokens" or "steps"."""
@@ -63,13 +72,13 @@ class CheckpointSaved(_Event):
     """A checkpoint is on disk, whole and synced."""
 
     type: Literal["checkpoint_saved"] = "checkpoint_saved"
-    name: str
+    name: CheckpointName
     """Directory under ``checkpoints/``, e.g. "step_400"."""
-    step: int = Field(ge=0)
+    step: int = Field(ge=0, le=LARGEST)
     """Optimiser steps done."""
     loss: float | None = None
     """Training loss at that step."""
-    size_bytes: int = Field(ge=0)
+    size_bytes: int = Field(ge=0, le=LARGEST)
     """Bytes of all its files."""
     digest: str
     """``sha256:`` and the hex digest over the checkpoint's files."""
@@ -81,7 +90,7 @@ class CheckpointRemoved(_Event):
     """Retention deleted a checkpoint."""
 
     type: Literal["checkpoint_removed"] = "checkpoint_removed"
-    name: str
+    name: CheckpointName
     """Directory under ``checkpoints/``."""
 
 
@@ -89,11 +98,11 @@ class ArtifactSaved(_Event):
     """A result file is on disk, whole and synced."""
 
     type: Literal["artifact_saved"] = "artifact_saved"
-    path: str
+    path: ArtifactPath
     """Relative to ``artifacts/``."""
     kind: Literal["sae", "config", "metrics", "report", "file"]
     """What it holds."""
-    size_bytes: int = Field(ge=0)
+    size_bytes: int = Field(ge=0, le=LARGEST)
     """Bytes of the file."""
     digest: str
     """``sha256:`` and the hex digest of the file."""

@@ -75,6 +75,12 @@ class RunDir:
     def artifacts(self) -> Path:
         return self.path / "artifacts"
 
+    def checkpoint(self, name: str) -> Path | None:
+        """The checkpoint of this name if it is a directory here; the worker names it, so no link may lead out."""
+        path = self.checkpoints / name
+        inside = path.resolve().parent == self.checkpoints.resolve()
+        return path if inside and path.is_dir() else None
+
     def create(self, spec: RunSpec) -> None:
         """Lay out the directory and write ``params.json``. Repeating it changes nothing: an attempt has one spec."""
         for folder in (self.path, self.checkpoints, self.artifacts):
