@@ -28,11 +28,12 @@ class Gpu:
 
 @dataclass(frozen=True, slots=True)
 class GpuReport:
-    """The GPUs, or why none can be seen."""
+    """The GPUs, or why they cannot be seen."""
 
     gpus: tuple[Gpu, ...] = ()
+    """As last seen."""
     error: str | None = None
-    """Set when there is no driver or it does not answer: then there are no GPUs, which is not a failure."""
+    """Set when there is no driver, which means no GPUs and is no failure, or when one that answered has stopped to."""
 
 
 @dataclass(slots=True)
@@ -40,16 +41,18 @@ class GpuProbe:
     """Looks at the GPUs. Blocking: call it off the event loop."""
 
     _ready: bool = field(default=False)
+    _last: tuple[Gpu, ...] = ()
 
     def __call__(self) -> GpuReport:
         try:
             if not self._ready:
                 pynvml.nvmlInit()
                 self._ready = True
-            return GpuReport(tuple(_read(index) for index in range(pynvml.nvmlDeviceGetCount())))
+            self._last = tuple(_read(index) for index in range(pynvml.nvmlDeviceGetCount()))
+            return GpuReport(self._last)
         except pynvml.NVMLError as error:
             self._ready = False
-            return GpuReport(error=f"NVML: {error}")
+            return GpuReport(self._last, error=f"NVML: {error}")
 
 
 def assign(free: Sequence[Gpu], need: int) -> tuple[str, ...] | None:

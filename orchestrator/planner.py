@@ -19,6 +19,8 @@ class Machine:
 
     cpus: float
     gpus: tuple[Gpu, ...] = ()
+    gpu_error: str | None = None
+    """Why the GPUs cannot be seen just now; none is handed out until they can."""
     blocked: Mapping[str, int] = field(default_factory=dict)
     """GPU UUID -> processes on it from outside the orchestrator; such a GPU is not handed out."""
 
@@ -92,6 +94,9 @@ def plan(queue: Sequence[Job], held: Sequence[Held], machine: Machine, *, engine
             continue
         if (too_much := _exceeds(need, machine)) is not None:
             waits[job.id] = Wait("exceeds_machine", too_much, place)
+            continue
+        if need.gpus and machine.gpu_error is not None:
+            waits[job.id] = Wait("gpu_unknown", f"the GPUs cannot be seen: {machine.gpu_error}", place)
             continue
         spare_gpus, spare_cpus = max(len(free_gpus) - reserved_gpus, 0), free_cpus - reserved_cpus
         if need.gpus <= spare_gpus and need.cpus <= spare_cpus + 1e-9:

@@ -86,3 +86,12 @@ def test_processes_on_a_leased_gpu_are_not_foreign() -> None:
     busy = gpu(0, processes=2)
     assert foreign(busy, {"GPU-0"}) == 0
     assert foreign(busy, set()) == 2
+
+
+def test_gpus_that_were_there_are_remembered_while_the_driver_is_silent(driver: Driver) -> None:
+    probe = GpuProbe()
+    seen = probe().gpus
+    driver.alive = False
+    report = probe()
+    assert report.gpus == seen
+    assert report.error is not None

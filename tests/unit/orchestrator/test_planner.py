@@ -72,6 +72,13 @@ def test_a_gpu_used_from_outside_is_not_handed_out() -> None:
     assert "outside" in decided.waits[job.id].detail
 
 
+def test_while_the_gpus_cannot_be_seen_only_jobs_without_them_start() -> None:
+    needs_gpu, needs_none = training_job(), asking()
+    decided = plan([needs_gpu, needs_none], [], machine(gpus=1, gpu_error="NVML: driver lost"))
+    assert decided.waits[needs_gpu.id].reason == "gpu_unknown"
+    assert [start.job for start in decided.starts] == [needs_none]
+
+
 def test_without_an_engine_everything_waits_for_it() -> None:
     job = asking()
     decided = plan([job], [], machine(), engine_error="connection refused")
