@@ -2,6 +2,7 @@
 
 import asyncio
 import hashlib
+from pathlib import Path as FilePath
 from typing import Annotated
 from uuid import UUID
 
@@ -79,8 +80,11 @@ async def job_types() -> list[JobTypeView]:
 @router.post("/jobs", status_code=201)
 async def submit(orchestrator: Orchestrator, submission: JobSubmission, key: IdempotencyKey = None) -> JobDetail:
     """Queue a job. It is on disk before this answers."""
-    job = await admit(submission, orchestrator.inventory)
     digest = hashlib.sha256(submission.model_dump_json().encode()).hexdigest()
+    # Looked up before admission: what the job names may be gone since the first time.
+    if key is not None and (known := await orchestrator.control.submitted(key, digest)) is not None:
+        return await _detail(orchestrator, known)
+    job = await admit(submission, orchestrator.inventory)
     return await _detail(
         orchestrator, await orchestrator.control.submit(job, idempotency_key=key, request_digest=digest)
     )
@@ -259,12 +263,16 @@ async def artifact(
         if item.path == path and attempt in (None, item.attempt):
             folder = RunDir.of(orchestrator.settings.home, job_id, item.attempt).artifacts
             file = folder / item.path
-            # The worker names the path, so it is not trusted: no "..", no link that leads out.
-            if file.resolve().is_relative_to(folder.resolve()) and file.is_file():
+            if await asyncio.to_thread(_lies_in, folder, file):
                 return FileResponse(file, filename=file.name)
     raise NotFound(
         f"job {job_id} has no artifact {path!r}", field="path", suggestion="GET .../artifacts lists what there is"
     )
+
+
+def _lies_in(folder: FilePath, file: FilePath) -> bool:
+    """Whether it is a file there; the worker names it, so no link may lead out."""
+    return file.resolve().is_relative_to(folder.resolve()) and file.is_file()
 
 
 def artifact_view(item: Artifact) -> ArtifactView:

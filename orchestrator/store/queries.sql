@@ -69,9 +69,13 @@ SELECT * FROM attempts WHERE job_id = :job_id AND number = :number
 SELECT * FROM attempts WHERE job_id = :job_id ORDER BY number
 
 -- name: live_attempts
-SELECT * FROM attempts WHERE ended_at IS NULL
-    OR EXISTS (SELECT 1 FROM leases WHERE leases.job_id = attempts.job_id AND leases.attempt = attempts.number)
-ORDER BY created_at
+SELECT * FROM attempts WHERE released_at IS NULL ORDER BY created_at
+
+-- name: unreleased
+SELECT number FROM attempts WHERE job_id = :id AND released_at IS NULL LIMIT 1
+
+-- name: release
+UPDATE attempts SET released_at = :now WHERE job_id = :job_id AND number = :number
 
 -- name: attach
 UPDATE attempts SET handle = :handle, started_at = coalesce(started_at, :now) WHERE job_id = :job_id AND number = :number

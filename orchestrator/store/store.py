@@ -65,11 +65,9 @@ class Store:
         """
         async with self._db.transaction():
             if idempotency_key is not None:
-                known = await self._db.one("submission", key=idempotency_key)
+                known = await self.submitted(idempotency_key, request_digest)
                 if known is not None:
-                    if known["request_digest"] != request_digest:
-                        raise IdempotencyConflict(field="Idempotency-Key", suggestion="use a new key for a new request")
-                    return await self._job(UUID(known["job_id"]))
+                    return known
             await self._db.run(
                 "insert_job",
                 id=str(job.id),
@@ -90,6 +88,19 @@ class Store:
                 await self._db.run("insert_submission", key=idempotency_key, digest=request_digest, job_id=str(job.id))
             await self._record(job.id, "job_created", {"type": job.type, "name": job.name, "status": job.status})
             return await self._job(job.id)
+
+    async def submitted(self, idempotency_key: str, request_digest: str) -> Job | None:
+        """The job that a submit with this key made before.
+
+        Raises:
+            IdempotencyConflict: the key came with a different request then.
+        """
+        known = await self._db.one("submission", key=idempotency_key)
+        if known is None:
+            return None
+        if known["request_digest"] != request_digest:
+            raise IdempotencyConflict(field="Idempotency-Key", suggestion="use a new key for a new request")
+        return await self._job(UUID(known["job_id"]))
 
     async def job(self, job_id: UUID) -> Job:
         """Raises: NotFound."""
@@ -157,7 +168,7 @@ class Store:
         job = await self._job(job_id)
         if job.status not in TERMINAL:
             raise StateConflict(f"the job is {job.status}", suggestion="cancel it first")
-        if job_id in (await self.leases()).values():
+        if await self._db.one("unreleased", id=str(job_id)) is not None:
             raise StateConflict("its container is being removed", suggestion="try again in a moment")
         heir = await self._db.one("continued_by", id=str(job_id))
         if heir is not None:
@@ -213,7 +224,7 @@ class Store:
         return [rows.attempt(row) for row in await self._db.all("attempts", job_id=str(job_id))]
 
     async def live_attempts(self) -> list[Attempt]:
-        """Attempts that have not ended or still hold leases: what a restarted orchestrator re-attaches to."""
+        """Attempts whose container may still be there: what a restarted orchestrator re-attaches to."""
         return [rows.attempt(row) for row in await self._db.all("live_attempts")]
 
     async def leases(self) -> dict[str, UUID]:
@@ -271,6 +282,7 @@ class Store:
     async def free(self, attempt: Attempt) -> None:
         """Give the attempt's GPUs back. Call only once its container is gone."""
         async with self._db.transaction():
+            await self._db.run("release", job_id=str(attempt.job_id), number=attempt.number, now=time.time())
             await self._db.run("free_leases", job_id=str(attempt.job_id), attempt=attempt.number)
 
     # --- events and what they say

@@ -47,6 +47,7 @@ CREATE TABLE submissions (
 ) STRICT, WITHOUT ROWID;
 CREATE INDEX submissions_by_job ON submissions (job_id);
 
+-- released_at: when its container was seen gone. Until then somebody has to look after it.
 CREATE TABLE attempts (
     job_id          TEXT NOT NULL REFERENCES jobs (id) ON DELETE CASCADE,
     number          INTEGER NOT NULL,
@@ -58,12 +59,14 @@ CREATE TABLE attempts (
     created_at      REAL NOT NULL,
     started_at      REAL,
     ended_at        REAL,
+    released_at     REAL,
     exit_code       INTEGER,
     end_reason      TEXT,
     detail          TEXT,
     events_offset   INTEGER NOT NULL DEFAULT 0,
     PRIMARY KEY (job_id, number)
 ) STRICT, WITHOUT ROWID;
+CREATE INDEX attempts_unreleased ON attempts (created_at) WHERE released_at IS NULL;
 
 -- One row per leased GPU: the primary key makes a double lease impossible.
 CREATE TABLE leases (

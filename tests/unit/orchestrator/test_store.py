@@ -268,6 +268,7 @@ async def test_only_an_ended_job_can_be_purged_and_nothing_of_it_stays(store: St
 async def test_a_job_another_continues_from_cannot_be_purged(store: Store) -> None:
     job, attempt = await begun(store)
     await store.finish(attempt, Ended(EndReason.STOPPED, JobStatus.STOPPED))
+    await store.free(attempt)
     await store.submit(replace(training_job(), restarted_from=job.id))
     with pytest.raises(StateConflict, match="continues"):
         await store.purge(job.id)
