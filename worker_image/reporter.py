@@ -118,9 +118,10 @@ class Run:
         self.artifacts = run_dir.artifacts
         self._commands = _CommandFile(run_dir.commands, type(spec.params))
         self._seq = 0
+        self._line_is_open = False
         self._terminated = False
-        # Events are whole lines in one write to an O_APPEND descriptor: a reader never sees half of one followed by
-        # half of another, and what was written survives the death of this process.
+        # Events are appended to an O_APPEND descriptor without a buffer in between, so what was written survives the
+        # death of this process.
         self._events_fd = os.open(run_dir.events, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o644)
         signal.signal(signal.SIGTERM, self._on_sigterm)
 
@@ -128,11 +129,23 @@ class Run:
         self._terminated = True
 
     def emit(self, event: type[Event], **fields: object) -> None:
+        # No number is used twice, even after a failed write: all but the newline of that event may be in the file.
         self._seq += 1
         made = event(seq=self._seq, ts=time.time(), **fields)
-        line = made.model_dump_json().encode() + b"\n"
-        if os.write(self._events_fd, line) != len(line):
-            raise OSError(f"event {self._seq} was written only in part; is the disk full?")
+        self._append(made.model_dump_json().encode() + b"\n")
+
+    def _append(self, line: bytes) -> None:
+        """Write a whole line, on a line of its own even if the one before was cut short by a full disk.
+
+        Raises:
+            OSError: it was not written, or only in part.
+        """
+        left = b"\n" + line if self._line_is_open else line
+        while left:
+            written = os.write(self._events_fd, left)
+            if written:
+                self._line_is_open = left[written - 1] != ord("\n")
+            left = left[written:]
 
     def metrics(self, step: int, values: dict[str, float]) -> None:
         self.emit(Metrics, step=step, values=finite(values))

@@ -1,5 +1,6 @@
 """What a run writes and reads: whole lines, in order, each command answered."""
 
+import errno
 import json
 import os
 import signal
@@ -57,6 +58,59 @@ def test_events_are_appended_to_what_is_there(run: Run, run_dir: RunDir) -> None
     size = run_dir.events.stat().st_size
     run.emit(Message, level="info", text="second")
     assert run_dir.events.read_bytes()[size - 1 : size] == b"\n"
+
+
+def fill_disk(patch: pytest.MonkeyPatch, room: int) -> None:
+    """Let ``room`` bytes more be written in all, then fail as a full disk does."""
+    write = os.write
+
+    def write_to_full_disk(descriptor: int, data: bytes) -> int:
+        nonlocal room
+        if not room:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        written = write(descriptor, data[:room])
+        room -= written
+        return written
+
+    patch.setattr(os, "write", write_to_full_disk)
+
+
+@pytest.mark.parametrize("cut", ["in the middle", "before the newline"])
+def test_an_event_cut_short_by_a_full_disk_leaves_the_next_one_readable(
+    run: Run, run_dir: RunDir, monkeypatch: pytest.MonkeyPatch, cut: str
+) -> None:
+    run.emit(Message, level="info", text="whole")
+    monkeypatch.setattr("time.time", lambda: 1.0)
+    whole = len(Message(seq=2, ts=1.0, level="info", text="cut").model_dump_json())
+    with monkeypatch.context() as patch:
+        fill_disk(patch, room=20 if cut == "in the middle" else whole)
+        with pytest.raises(OSError, match="No space left"):
+            run.emit(Message, level="info", text="cut")
+    run.finish("failed")
+    _, cut_short, last = run_dir.events.read_bytes().splitlines()
+    assert len(cut_short) == (20 if cut == "in the middle" else whole)
+    assert isinstance(event.validate_json(last), Finished)
+    assert event.validate_json(last).seq == 3
+
+
+def test_an_event_of_which_nothing_was_written_leaves_no_empty_line(
+    run: Run, run_dir: RunDir, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with monkeypatch.context() as patch:
+        fill_disk(patch, room=0)
+        with pytest.raises(OSError, match="No space left"):
+            run.emit(Message, level="info", text="lost")
+    run.finish("failed")
+    [finished] = events_of(run_dir)
+    assert isinstance(finished, Finished)
+
+
+def test_an_event_taken_in_pieces_is_written_whole(run: Run, run_dir: RunDir, monkeypatch: pytest.MonkeyPatch) -> None:
+    write = os.write
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "write", lambda descriptor, data: write(descriptor, data[:7]))
+        run.emit(Message, level="info", text="in pieces")
+    assert [found.text for found in events_of(run_dir)] == ["in pieces"]
 
 
 def test_values_that_are_not_finite_are_left_out(run: Run, run_dir: RunDir) -> None:
