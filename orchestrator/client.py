@@ -212,9 +212,12 @@ class Client:
         """Have it write a checkpoint and go on."""
         return self._act(job_id, "checkpoint")
 
-    def restart(self, job_id: JobId) -> JobDetail:
-        """Queue a new job with the same parameters; it goes on from the ended one's newest checkpoint, if any."""
-        return self._act(job_id, "restart")
+    def restart(self, job_id: JobId, *, fresh: bool = False) -> JobDetail:
+        """Queue a new job with the same parameters; it goes on from the ended one's newest checkpoint, if any.
+
+        A completed job's, and with ``fresh`` any other's, starts over from the beginning.
+        """
+        return self._parse(JobDetail, self._transport.call("POST", _of(job_id, "restart"), body={"fresh": fresh}))
 
     def set_learning_rate(self, job_id: JobId, lr: float) -> JobDetail:
         """Replace the peak learning rate of a running job."""

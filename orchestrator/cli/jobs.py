@@ -21,7 +21,8 @@ def add_to(app: typer.Typer) -> None:
     app.command("ls")(ls)
     app.command("show")(show)
     for name, (action, said) in ACTIONS.items():
-        app.command(name, help=(action.__doc__ or "").split("\n", 1)[0])(_action_command(action, said))
+        app.command(name, help=_summary(action))(_action_command(action, said))
+    app.command("restart", help=_summary(Client.restart))(restart)
     app.command("purge")(purge)
 
 
@@ -30,7 +31,6 @@ ACTIONS: dict[str, tuple[Callable[[Client, str], JobDetail], str]] = {
     "pause": (Client.pause, "is being paused"),
     "resume": (Client.resume, "is queued again"),
     "stop": (Client.stop, "is being stopped"),
-    "restart": (Client.restart, "is queued as a new job"),
     "checkpoint": (Client.checkpoint, "was asked for a checkpoint"),
 }
 
@@ -39,13 +39,31 @@ def _action_command(action: Callable[[Client, str], JobDetail], said: str) -> Ca
     @command
     def act(job: JobRef, json: Json = False) -> None:
         with Client() as client:
-            after = action(client, find_job(client, job))
-        if json:
-            emit(after)
-        else:
-            out.print(Text.assemble(f"{after.id} {said}: ", status_text(after.status)))
+            _tell(action(client, find_job(client, job)), said, json=json)
 
     return act
+
+
+@command
+def restart(
+    job: JobRef,
+    fresh: Annotated[bool, typer.Option("--fresh", help="Start over instead of continuing.")] = False,
+    json: Json = False,
+) -> None:
+    with Client() as client:
+        _tell(client.restart(find_job(client, job), fresh=fresh), "is queued as a new job", json=json)
+
+
+def _tell(after: JobDetail, said: str, *, json: bool) -> None:
+    if json:
+        emit(after)
+    else:
+        out.print(Text.assemble(f"{after.id} {said}: ", status_text(after.status)))
+
+
+def _summary(documented: Callable[..., object]) -> str:
+    """The first line of a docstring."""
+    return (documented.__doc__ or "").split("\n", 1)[0]
 
 
 @command

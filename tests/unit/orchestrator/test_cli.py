@@ -288,6 +288,15 @@ def test_each_action_answers_with_the_job_as_json(monkeypatch: pytest.MonkeyPatc
     assert json.loads(result.stdout)["status"] == "running"
 
 
+@pytest.mark.parametrize(("words", "fresh"), [([], False), (["--fresh"], True)])
+def test_a_restart_starts_over_only_when_told_to(
+    monkeypatch: pytest.MonkeyPatch, words: list[str], fresh: bool
+) -> None:
+    _, script = run(monkeypatch, ["restart", str(JOB), *words], Answer(201, job_json("queued")))
+    assert script.requests[-1].path == f"/api/jobs/{JOB}/restart"
+    assert json.loads(script.requests[-1].body) == {"fresh": fresh}
+
+
 def test_purge_asks_first(monkeypatch: pytest.MonkeyPatch) -> None:
     result, script = run(monkeypatch, ["purge", str(JOB)], Answer(body=job_json("completed")), typed="n\n")
     assert result.exit_code == ExitCode.BAD_INPUT
