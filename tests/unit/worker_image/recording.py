@@ -7,7 +7,7 @@ from typing import TypeVar
 from pydantic import BaseModel
 
 from worker_image.contract.events import Event, Failure, Finished, Metrics
-from worker_image.reporter import Instruction, Level, NullRun, Outcome
+from worker_image.reporter import Instruction, Level, NullRun, Outcome, finite
 
 E = TypeVar("E", bound=BaseModel)
 
@@ -40,7 +40,7 @@ class RecordingRun(NullRun):
         self.events.append(event(seq=len(self.events) + 1, ts=0.0, **fields))
 
     def metrics(self, step: int, values: dict[str, float]) -> None:
-        self.emit(Metrics, step=step, values=values)
+        self.emit(Metrics, step=step, values=finite(values))
 
     def log(self, text: str, level: Level = "info") -> None:
         self.lines.append((level, text))
