@@ -4,6 +4,7 @@
 ``state.json`` (everything that is not a tensor) and ``manifest.json`` (size and SHA-256 of the others).
 """
 
+import errno
 import hashlib
 import json
 import shutil
@@ -15,7 +16,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from worker_image.sae.files import sha256_of, sync_directory, sync_file
+from worker_image.sae.files import exchange, sha256_of, sync_directory, sync_file
 from worker_image.sae.trainer import TrainerState
 
 FORMAT = 1
@@ -80,12 +81,12 @@ def save_checkpoint(folder: Path, trainer: TrainerState, data: JsonObject, param
     for file in draft.iterdir():
         sync_file(file)
     sync_directory(draft)
-    retired = folder / f".{final.name}.retired"
     if final.exists():
-        final.rename(retired)
-    draft.rename(final)
+        _replace(final, draft)
+    else:
+        draft.rename(final)
     sync_directory(folder)
-    shutil.rmtree(retired, ignore_errors=True)
+    shutil.rmtree(draft, ignore_errors=True)
     return SavedCheckpoint(final, sum(file.stat().st_size for file in final.iterdir()), digest)
 
 
@@ -161,6 +162,22 @@ def retain_newest(folder: Path, keep: int) -> list[str]:
         path.rename(retired)
         shutil.rmtree(retired)
     return [path.name for path in doomed]
+
+
+def _replace(final: Path, draft: Path) -> None:
+    """Give ``draft`` the name ``final``; what had it may be left as ``draft``."""
+    try:
+        exchange(final, draft)
+    except OSError as error:
+        if error.errno not in (errno.EINVAL, errno.ENOSYS):
+            raise
+        # Some network and shared file systems cannot swap names. Between these two renames the step has no
+        # checkpoint, which is still better than never to have one with the newest state.
+        retired = final.with_name(f".{final.name}.retired")
+        shutil.rmtree(retired, ignore_errors=True)
+        final.rename(retired)
+        draft.rename(final)
+        shutil.rmtree(retired, ignore_errors=True)
 
 
 def _on_cpu(tensors: dict[str, Tensor]) -> dict[str, Tensor]:

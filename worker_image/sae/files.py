@@ -1,8 +1,29 @@
 """Writing files so that a crash leaves the old state or the new one, never a torn one; and telling them apart."""
 
+import ctypes
+import errno
 import hashlib
 import os
 from pathlib import Path
+
+_AT_FDCWD = -100
+_RENAME_EXCHANGE = 2
+
+
+def exchange(one: Path, other: Path) -> None:
+    """Let two directories swap names in one step, so that each name leads to a whole directory at every moment.
+
+    Raises:
+        OSError: one does not exist, or the file system or kernel cannot do it (EINVAL, ENOSYS).
+    """
+    libc = ctypes.CDLL(None, use_errno=True)
+    try:
+        renameat2 = libc.renameat2
+    except AttributeError:
+        raise OSError(errno.ENOSYS, "this C library cannot swap names") from None
+    if renameat2(_AT_FDCWD, os.fsencode(one), _AT_FDCWD, os.fsencode(other), _RENAME_EXCHANGE):
+        code = ctypes.get_errno()
+        raise OSError(code, os.strerror(code), str(one), None, str(other))
 
 
 def sync_directory(folder: Path) -> None:

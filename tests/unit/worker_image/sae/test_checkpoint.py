@@ -1,5 +1,6 @@
 """Checkpoints: whole or absent, verified when read, the newest kept."""
 
+import errno
 import json
 from pathlib import Path
 
@@ -96,6 +97,36 @@ def test_saving_a_step_again_replaces_it(tmp_path: Path) -> None:
     assert first.path == second.path
     assert first.digest != second.digest
     assert load_checkpoint(second.path).trainer.peak_lr == 0.09
+    assert [path.name for path in tmp_path.iterdir()] == ["step_2"]
+
+
+def test_a_step_saved_again_is_whole_at_every_moment(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    made = trained()
+    final = save(tmp_path, made).path
+    made.peak_lr = 0.09
+    found: list[float] = []
+
+    def look(folder: Path) -> None:
+        found.append(load_checkpoint(final).trainer.peak_lr)
+
+    def refuse(self: Path, target: Path) -> Path:
+        raise AssertionError(f"{self.name} was moved away while {target.name} was not there yet")
+
+    monkeypatch.setattr("worker_image.sae.checkpoint.sync_directory", look)
+    monkeypatch.setattr(Path, "rename", refuse)
+    save(tmp_path, made)
+    assert found == [SaeConfig(d_in=4, d_sae=8, k=2).peak_lr, 0.09]
+
+
+def test_a_step_is_replaced_where_names_cannot_be_swapped(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(one: Path, other: Path) -> None:
+        raise OSError(errno.EINVAL, "Invalid argument")
+
+    monkeypatch.setattr("worker_image.sae.checkpoint.exchange", refuse)
+    made = trained()
+    save(tmp_path, made)
+    made.peak_lr = 0.09
+    assert load_checkpoint(save(tmp_path, made).path).trainer.peak_lr == 0.09
     assert [path.name for path in tmp_path.iterdir()] == ["step_2"]
 
 
