@@ -18,8 +18,11 @@ from worker_image.lm.tokens import Sequence
 from worker_image.pace import Pace
 from worker_image.reporter import Instruction, RunContext, Terminated
 from worker_image.sae.checkpoint import (
+    CheckpointCorrupt,
+    SavedCheckpoint,
     retain_newest,
     save_checkpoint,
+    verify_checkpoint,
 )
 from worker_image.sae.export import sparsify_config, write_json, write_weights
 from worker_image.sae.files import sha256_of
@@ -52,6 +55,7 @@ class Training:
         self._held_out_ND: Tensor | None = None
         earlier = inputs.checkpoint.data["elapsed_s"] if inputs.checkpoint else 0.0
         self._began = began - float(earlier)
+        self._saved: tuple[tuple[int, float], SavedCheckpoint] | None = None
         self._harvested = 0
         self._to_harvest = self.params.held_out_tokens + self.buffer.left_to_harvest
         self._harvest_pace = Pace()
@@ -238,18 +242,12 @@ class Training:
     def _save(self, reason: str) -> str:
         """Write a checkpoint, announce it, delete those beyond ``keep_checkpoints``; return its name."""
         self._check_finite()
-        state = self.trainer.state()
-        data: dict[str, object] = {
-            "position": self.buffer.position.to_json(),
-            "dataset_bytes": self.inputs.documents.size_bytes,
-            "elapsed_s": time.monotonic() - self._began,
-        }
-        saved = save_checkpoint(self.run.checkpoints, state, data, self.params.model_dump(mode="json"))
+        saved = self._checkpoint()
         self.run.emit(
             CheckpointSaved,
             name=saved.path.name,
-            step=state.step,
-            loss=state.loss,
+            step=self.trainer.step,
+            loss=self.trainer.last_loss,
             size_bytes=saved.size_bytes,
             digest=saved.digest,
             reason=reason,
@@ -258,6 +256,22 @@ class Training:
         for name in retain_newest(self.run.checkpoints, self.params.keep_checkpoints):
             self.run.emit(CheckpointRemoved, name=name)
         return saved.path.name
+
+    def _checkpoint(self) -> SavedCheckpoint:
+        """The checkpoint of this very state: the one already on disk if it is intact, else a new one."""
+        state = self.trainer.state()
+        # Between two steps nothing else that training depends on can change.
+        moment = (state.step, state.peak_lr)
+        if self._saved and self._saved[0] == moment and _intact(self._saved[1]):
+            return self._saved[1]
+        data: dict[str, object] = {
+            "position": self.buffer.position.to_json(),
+            "dataset_bytes": self.inputs.documents.size_bytes,
+            "elapsed_s": time.monotonic() - self._began,
+        }
+        saved = save_checkpoint(self.run.checkpoints, state, data, self.params.model_dump(mode="json"))
+        self._saved = (moment, saved)
+        return saved
 
     def _export(self) -> dict[str, float]:
         """Measure on the held-out tokens, write the artifacts, return the results."""
@@ -330,6 +344,14 @@ class Training:
             "transformers": transformers.__version__,
             "saeforge": __version__,
         }
+
+
+def _intact(saved: SavedCheckpoint) -> bool:
+    try:
+        verify_checkpoint(saved.path)
+    except CheckpointCorrupt:
+        return False
+    return True
 
 
 def _device_name(device: torch.device) -> str:

@@ -138,6 +138,31 @@ def test_a_checkpoint_on_demand_does_not_end_training(job: Job) -> None:
     assert [answer for answer, _, _ in run.answers] == ["applied"]
 
 
+def test_a_step_that_is_saved_already_is_announced_again_and_not_written_again(job: Job) -> None:
+    run = job(script=once_at(5, pause()), checkpoint_every_steps=5)
+    interval, paused = run.of(CheckpointSaved)
+    assert [(saved.name, saved.reason) for saved in (interval, paused)] == [("step_5", "interval"), ("step_5", "pause")]
+    # Each writing notes the time it took to get there, so another one would have another digest.
+    assert interval.digest == paused.digest
+
+
+def test_a_learning_rate_set_after_a_step_was_saved_is_saved_too(job: Job) -> None:
+    run = job(script=once_at(5, SetLearningRate(id=uuid4(), ts=0, lr=1e-3), pause()), checkpoint_every_steps=5)
+    assert [saved.name for saved in run.of(CheckpointSaved)] == ["step_5", "step_5"]
+    assert load_checkpoint(run.checkpoints / "step_5").trainer.peak_lr == 1e-3
+
+
+def test_a_saved_step_that_was_damaged_since_is_written_again(job: Job) -> None:
+    def damage_and_pause(run: RecordingRun) -> list[Instruction]:
+        if steps_done(run) < 5:
+            return []
+        (run.checkpoints / "step_5" / "sae.safetensors").unlink()
+        return [pause()]
+
+    run = job(script=damage_and_pause, checkpoint_every_steps=5)
+    assert load_checkpoint(run.checkpoints / "step_5").trainer.step == 5
+
+
 def test_a_new_learning_rate_counts_from_the_next_step_and_scales_the_schedule(job: Job) -> None:
     run = job(script=once_at(5, SetLearningRate(id=uuid4(), ts=0, lr=1e-3)), lr_schedule="linear", decay_fraction=0.1)
     rates = [event.values["lr"] for event in run.of(Metrics)]
