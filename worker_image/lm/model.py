@@ -102,9 +102,16 @@ def load_model(source: ModelSource, dtype: torch.dtype, device: torch.device) ->
 def _check_directory(path: Path) -> None:
     try:
         files = {file.name for file in path.iterdir()}
-        for name in files:
-            if name.endswith((".json", ".safetensors")):
-                (path / name).open("rb").close()
+        needed = [path / name for name in files if name.endswith((".json", ".safetensors"))]
+        # As in a Hugging Face cache, whose blobs lie beside the directory: a container is given the directory alone.
+        if any(file.is_symlink() and not file.exists() for file in needed):
+            raise UserError(
+                "model",
+                f"{path} holds links to files outside the directory, which are not there",
+                "copy the model with its files (cp -rL)",
+            )
+        for file in needed:
+            file.open("rb").close()
     except FileNotFoundError:
         raise UserError(
             "model", f"there is no model directory at {path}", "put the model there or name another"

@@ -39,6 +39,24 @@ def test_a_missing_file_is_the_models_fault(broken: Path, missing: str) -> None:
     assert refusal(str(broken)).field == "model"
 
 
+@pytest.mark.parametrize("name", ["config.json", "model.safetensors"])
+def test_links_that_lead_out_to_nothing_are_called_that(broken: Path, name: str) -> None:
+    (broken / name).unlink()
+    (broken / name).symlink_to("../../blobs/0123abcd")
+    error = refusal(str(broken))
+    assert "holds links to files outside the directory, which are not there" in error.message
+    assert error.suggestion == "copy the model with its files (cp -rL)"
+
+
+def test_a_hub_cache_with_its_blobs_can_be_read(bert: Path, tmp_path: Path) -> None:
+    blobs = Path(shutil.copytree(bert, tmp_path / "blobs"))
+    snapshot = tmp_path / "snapshots" / "main"
+    snapshot.mkdir(parents=True)
+    for file in blobs.iterdir():
+        (snapshot / file.name).symlink_to(Path("../../blobs") / file.name)
+    load_model(find_model(str(snapshot), "layers.0", network=False), torch.float32, torch.device("cpu"))
+
+
 def test_pickled_weights_are_never_loaded(broken: Path) -> None:
     (broken / "model.safetensors").rename(broken / "pytorch_model.bin")
     assert "pickled" in refusal(str(broken)).message
