@@ -55,3 +55,9 @@ class SaeConfig:
     def aux_k(self) -> int:
         """Dead latents AuxK uses."""
         return max(1, self.d_in // 2) if self.auxk_k is None else self.auxk_k
+
+    @property
+    def training_bytes(self) -> int:
+        """Memory of the float32 weights, their gradients and Adam's two moments."""
+        parameters = 2 * self.d_sae * self.d_in + self.d_sae + self.d_in
+        return parameters * 4 * 4

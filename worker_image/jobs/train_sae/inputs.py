@@ -12,6 +12,7 @@ from worker_image.lm.documents import DocumentFile
 from worker_image.lm.harvest import Harvester
 from worker_image.lm.model import ModelSource, find_model, load_model
 from worker_image.lm.tokens import HeldOut, Sequence, SequenceMaker, TokenStream, set_aside
+from worker_image.memory import MIB, available_bytes
 from worker_image.reporter import RunContext
 from worker_image.sae.checkpoint import (
     CheckpointCorrupt,
@@ -76,7 +77,11 @@ def check_inputs(params: TrainSaeParams, run: RunContext) -> Inputs:
 
 
 def load(params: TrainSaeParams, inputs: Inputs) -> Loaded:
-    """Read the language model's weights and build the autoencoder to match."""
+    """Read the language model's weights and build the autoencoder to match.
+
+    Raises:
+        UserError: with the parameter that asked for too much memory, or at fault otherwise.
+    """
     source = inputs.source
     try:
         model = load_model(source, getattr(torch, params.model_dtype), inputs.device)
@@ -94,6 +99,7 @@ def load(params: TrainSaeParams, inputs: Inputs) -> Loaded:
         device=inputs.device,
     )
     config = sae_config(params, d_in=harvester.width(inputs.first_generation[0]))
+    _check_memory(params, config, inputs)
     try:
         trainer = Trainer(config, inputs.device)
     except torch.cuda.OutOfMemoryError as error:
@@ -105,6 +111,23 @@ def load(params: TrainSaeParams, inputs: Inputs) -> Loaded:
     if inputs.checkpoint:
         trainer.restore(inputs.checkpoint.trainer)
     return Loaded(harvester, trainer)
+
+
+def _check_memory(params: TrainSaeParams, config: SaeConfig, inputs: Inputs) -> None:
+    """Refuse now what the kernel would end later. The language model is loaded: its memory is taken already."""
+    tokens = inputs.buffer.tokens + params.held_out_tokens
+    buffer_bytes = tokens * config.d_in * getattr(torch, params.model_dtype).itemsize
+    trainer_bytes = config.training_bytes if inputs.device.type == "cpu" else 0
+    available = available_bytes()
+    if available is None or buffer_bytes + trainer_bytes <= available:
+        return
+    field = "buffer_tokens" if buffer_bytes >= trainer_bytes else "expansion_factor"
+    raise UserError(
+        field,
+        f"{tokens} activations of width {config.d_in} take {buffer_bytes // MIB} MiB and the autoencoder with its "
+        f"optimiser {trainer_bytes // MIB} MiB, but only {available // MIB} MiB of memory are left",
+        f"lower {field} or raise resources.memory_mb",
+    )
 
 
 def sae_config(params: TrainSaeParams, d_in: int) -> SaeConfig:
