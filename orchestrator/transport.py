@@ -14,9 +14,11 @@ from pydantic import BaseModel, ValidationError
 from requests.auth import AuthBase
 from websockets.asyncio.client import connect as connect_async
 from websockets.exceptions import ConnectionClosed, InvalidStatus, WebSocketException
+from websockets.frames import Close
 from websockets.sync.client import connect
 
 from orchestrator.errors import (
+    EngineUnavailable,
     Forbidden,
     InvalidInput,
     NotFound,
@@ -190,13 +192,14 @@ class Transport:
             try:
                 with connect(**self._socket(stream.path)) as socket:
                     for message in socket:
+                        item = stream.receive(message)
                         patience.renew()
-                        if (item := stream.receive(message)) is not None:
+                        if item is not None:
                             yield item
                         if stream.ended:
                             return
                 lost: Exception = ConnectionError("the orchestrator closed the connection")
-            except (OSError, WebSocketException) as error:
+            except (OSError, WebSocketException, EngineUnavailable) as error:
                 lost = error
             time.sleep(self._before_reconnect_s(lost, patience))
 
@@ -206,13 +209,14 @@ class Transport:
             try:
                 async with connect_async(**self._socket(stream.path)) as socket:
                     async for message in socket:
+                        item = stream.receive(message)
                         patience.renew()
-                        if (item := stream.receive(message)) is not None:
+                        if item is not None:
                             yield item
                         if stream.ended:
                             return
                 lost: Exception = ConnectionError("the orchestrator closed the connection")
-            except (OSError, WebSocketException) as error:
+            except (OSError, WebSocketException, EngineUnavailable) as error:
                 lost = error
             await asyncio.sleep(self._before_reconnect_s(lost, patience))
 
@@ -227,10 +231,12 @@ class Transport:
         """
         if isinstance(lost, InvalidStatus) and lost.response.status_code not in _TRANSIENT:
             raise self._error(lost.response.status_code, bytes(lost.response.body or b"")) from lost
-        if isinstance(lost, ConnectionClosed) and lost.rcvd and (kind := _BY_STATUS.get(lost.rcvd.code - 4000)):
-            raise kind(lost.rcvd.reason or None) from lost
+        if isinstance(lost, ConnectionClosed) and lost.rcvd and (kind := _refusal(lost.rcvd)):
+            raise kind() from lost
         wait_s = patience.next_delay_s(time.monotonic())
         if wait_s is None:
+            if isinstance(lost, EngineUnavailable):
+                raise lost
             raise self._unreachable(lost) from lost
         return wait_s
 
@@ -245,6 +251,12 @@ class _KeyAuth(AuthBase):
         if self._api_key:
             request.headers["Authorization"] = f"Bearer {self._api_key}"
         return request
+
+
+def _refusal(close: Close) -> type[OrchestratorError] | None:
+    """The client's error that a connection was closed for: its code is the reason, its status may be in the number."""
+    kind = error_kind(close.reason) or _BY_STATUS.get(close.code - 4000)
+    return kind if kind and kind.status < 500 else None
 
 
 def _retry_after_s(response: requests.Response) -> float | None:

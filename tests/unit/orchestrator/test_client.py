@@ -16,6 +16,7 @@ from orchestrator.domain import JobStatus
 from orchestrator.errors import (
     EngineUnavailable,
     IdempotencyConflict,
+    ImageMissing,
     InvalidInput,
     NotFound,
     OrchestratorError,
@@ -35,6 +36,8 @@ from tests.scripted_api import (
     job_json,
     socket_server,
 )
+
+StreamHandler = Callable[[ServerConnection], None]
 
 
 def client_of(url: str, **options: float) -> Client:
@@ -379,6 +382,90 @@ def test_an_error_frame_is_raised_and_not_retried() -> None:
     with socket_server(refusing) as url, client_of(url) as client, pytest.raises(NotFound, match="no such job"):
         list(client.follow_log(JOB))
     assert len(calls) == 1
+
+
+def refusing(calls: list[str], *, code: str, close_code: int, frame: bool = True, after: int = 0) -> StreamHandler:
+    """Sends ``after`` frames of the log on the first connection, then refuses every one as the orchestrator does."""
+
+    def handle(socket: ServerConnection) -> None:
+        assert socket.request is not None
+        calls.append(socket.request.path)
+        if len(calls) == 1:
+            for piece in [*_frames(1, 0, 4)][:after]:
+                socket.send(json.dumps(piece))
+        if frame:
+            socket.send(json.dumps({"type": "error", "code": code, "message": "told so"}))
+        socket.close(close_code, code)
+
+    return handle
+
+
+@pytest.mark.parametrize("frame", [True, False])
+@pytest.mark.parametrize(
+    ("code", "close_code", "kind"),
+    [
+        ("state_conflict", 1011, StateConflict),
+        ("image_missing", 1011, ImageMissing),
+        ("not_found", 4404, NotFound),
+        ("invalid_input", 4400, InvalidInput),
+    ],
+)
+def test_a_refusal_ends_a_stream_at_once_even_after_frames(
+    code: str, close_code: int, kind: type[OrchestratorError], frame: bool
+) -> None:
+    calls: list[str] = []
+    handler = refusing(calls, code=code, close_code=close_code, frame=frame, after=2)
+    with socket_server(handler) as url, client_of(url) as client, pytest.raises(kind):
+        list(client.follow_log(JOB))
+    assert len(calls) == 1
+
+
+async def test_a_refusal_ends_an_asynchronous_stream_at_once_too() -> None:
+    calls: list[str] = []
+    handler = refusing(calls, code="state_conflict", close_code=1011, frame=False, after=2)
+    with socket_server(handler) as url, client_of(url) as client, pytest.raises(StateConflict):
+        _ = [frame async for frame in client.afollow_log(JOB)]
+    assert len(calls) == 1
+
+
+def test_a_job_that_vanished_while_the_connection_was_lost_is_not_found() -> None:
+    calls: list[str] = []
+
+    def purged(socket: ServerConnection) -> None:
+        assert socket.request is not None
+        calls.append(socket.request.path)
+        if len(calls) == 1:
+            socket.send(json.dumps(next(_frames(1, 0, 4))))
+            socket.socket.close()
+            return
+        socket.send(json.dumps({"type": "error", "code": "not_found", "message": "no such job"}))
+        socket.close(4404, "not_found")
+
+    with socket_server(purged) as url, client_of(url) as client, pytest.raises(NotFound, match="no such job"):
+        list(client.follow_log(JOB))
+    assert len(calls) == 2
+
+
+def test_a_stream_outlasts_an_engine_that_is_away() -> None:
+    log = FlakyLog(frames=100)
+    calls: list[str] = []
+
+    def first_away(socket: ServerConnection) -> None:
+        if len(calls) < 2:
+            refusing(calls, code="engine_unavailable", close_code=1011)(socket)
+        else:
+            log(socket)
+
+    with socket_server(first_away) as url, client_of(url) as client:
+        assert _by_attempt(list(client.follow_log(JOB))) == LOG
+
+
+def test_an_engine_that_stays_away_is_said_once_patience_is_over() -> None:
+    calls: list[str] = []
+    handler = refusing(calls, code="engine_unavailable", close_code=1011)
+    with socket_server(handler) as url, client_of(url) as client, pytest.raises(EngineUnavailable, match="told so"):
+        list(client.follow_log(JOB))
+    assert len(calls) == 4
 
 
 def test_a_closing_code_alone_says_what_is_wrong() -> None:
