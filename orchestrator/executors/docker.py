@@ -1,40 +1,29 @@
 """Attempts as Docker containers.
 
-The ``docker`` SDK blocks, so every call to it goes through ``DockerExecutor._call``: off the event loop, with the
-SDK's errors turned into ours. Nothing here waits inside the engine; ends are seen by looking again.
+Nothing here waits inside the engine; ends are seen by looking again.
 """
 
 import asyncio
-import contextlib
 import os
-import socket
-import threading
 import time
-from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
 from pathlib import Path, PurePosixPath
-from typing import Any, Final, TypeVar
+from typing import Any, Final
 from uuid import UUID
 
 import docker
 import docker.errors
 import docker.utils
-import requests
-import urllib3
 
 from orchestrator.errors import EngineUnavailable, ExecutorError, ImageMissing, LaunchFailed
 from orchestrator.executors.base import LaunchSpec, Observation, Owned, RunState
 from orchestrator.executors.container_request import ATTEMPT_LABEL, HOME_LABEL, JOB_LABEL, container_request
+from orchestrator.executors.engine import CALL_TIMEOUT_S, Engine, unavailable, words_of
 from orchestrator.executors.home_id import home_id
 from orchestrator.executors.host_paths import HostPaths, NotOnHost, own_container_id
 from worker_image.contract.launch import UNWRITABLE_EXIT_CODE
 
-T = TypeVar("T")
-
-CALL_TIMEOUT_S: Final = 60
-"""Longest wait for one answer of the engine; starting a container on a busy machine takes seconds."""
-CHECK_TIMEOUT_S: Final = 2
 PULL_TIMEOUT_S: Final = 900.0
 REMOVAL_TIMEOUT_S: Final = 30.0
 POLL_S: Final = 0.05
@@ -65,10 +54,6 @@ _ADVICE: Final[tuple[tuple[str, str], ...]] = (
 )
 """A piece of the engine's refusal -> what to do about it."""
 
-
-_SILENT: Final = (docker.errors.DockerException, requests.RequestException, urllib3.exceptions.HTTPError, OSError)
-"""What the SDK raises when the engine does not answer (an ``APIError`` is an answer, and is caught before)."""
-
 _GOING_DOWN: Final = ("containerd.sock", "context canceled", "transport is closing")
 """Pieces of what an engine says while it shuts down: no verdict on the request."""
 
@@ -77,7 +62,6 @@ _BEFORE_THE_LOG: Final = frozenset({UNWRITABLE_EXIT_CODE, 127})
 _FIRST_WORDS: Final = (("tini", "no shell in the image: "), ("saeforge:", ""))
 """Who speaks there (the engine's init, our launcher), and what it means."""
 
-_UNIX: Final = "http+unix://"
 _MOUNTINFO: Final = Path("/proc/self/mountinfo")
 
 
@@ -90,10 +74,10 @@ def container_user(setting: str, uid: int, gid: int) -> str:
 
 def observation(state: dict[str, Any]) -> Observation:
     """What the engine's ``State`` of a container means."""
-    run_state = STATES[state["Status"]]
-    exited = run_state is RunState.EXITED
+    seen = STATES[state["Status"]]
+    exited = seen is RunState.EXITED
     return Observation(
-        state=run_state,
+        state=seen,
         exit_code=state["ExitCode"] if exited else None,
         oom_killed=exited and bool(state.get("OOMKilled")),
         error=state.get("Error") or None,
@@ -110,23 +94,11 @@ class DockerExecutor:
         self._worker_image = worker_image
         self._user = container_user(user, os.getuid(), os.getgid())
         self._paths = HostPaths(((home, PurePosixPath(host_home)),)) if host_home else None
-        self._client: docker.APIClient | None = None
+        self._engine = Engine()
 
     async def check(self) -> str:
-        """Say which engine answers, within ``CHECK_TIMEOUT_S``."""
-
-        def version() -> str:
-            _knock()
-            client = _connect(CHECK_TIMEOUT_S)
-            try:
-                return f"Docker {client.version()['Version']}"
-            finally:
-                client.close()
-
-        try:
-            return await _in_thread(version)
-        except _SILENT as why:
-            raise _unavailable(why) from why
+        """Say which engine answers."""
+        return await self._engine.version()
 
     async def prepare(self, image: str) -> None:
         """Make ``image`` available, pulling it if need be.
@@ -135,14 +107,14 @@ class DockerExecutor:
             ImageMissing: it is neither here nor to be had.
         """
 
-        if await self._call(partial(_has_image, image=image)):
+        if await self._engine.call(partial(_has_image, image=image)):
             return
         if image == self._worker_image and "/" not in image:
             raise _image_missing(image, "it is built on this machine and has not been", "build it with: make image")
         refused = partial(_pull_refused, image)
         try:
             async with asyncio.timeout(PULL_TIMEOUT_S):
-                await self._call(partial(_pull, image=image), refused)
+                await self._engine.call(partial(_pull, image=image), refused)
         except TimeoutError:
             raise _image_missing(image, f"pulling it took more than {PULL_TIMEOUT_S:.0f} s") from None
 
@@ -150,7 +122,7 @@ class DockerExecutor:
         """Create and start the attempt's container, or adopt the one of its name; return the container's id."""
         # A name is taken some milliseconds before its container can be seen, so whoever lost the race looks again.
         deadline = time.monotonic() + CALL_TIMEOUT_S
-        while (container := await self._call(partial(_find, container=spec.name))) is None:
+        while (container := await self._engine.call(partial(_find, container=spec.name))) is None:
             if time.monotonic() >= deadline:
                 raise LaunchFailed(f"the name {spec.name} is taken by a container that never appears")
             if not await self._create(spec):
@@ -163,9 +135,9 @@ class DockerExecutor:
         handle: str = container["Id"]
         if STATES[container["State"]["Status"]] is RunState.CREATED:
             try:
-                await self._call(lambda client: client.start(handle), _launch_refused)
+                await self._engine.call(lambda client: client.start(handle), _launch_refused)
             except LaunchFailed:
-                await self._call(partial(_remove, handle=handle, force=False))
+                await self._engine.call(partial(_remove, handle=handle, force=False))
                 raise
         return handle
 
@@ -184,7 +156,7 @@ class DockerExecutor:
                         return replace(seen, error=meaning + words)
             return seen
 
-        return await self._call(look)
+        return await self._engine.call(look)
 
     async def stop(self, handle: str, grace_s: float) -> None:
         """SIGTERM, then SIGKILL after ``grace_s`` seconds; returns when it no longer runs.
@@ -198,21 +170,21 @@ class DockerExecutor:
         while True:
             state = (await self.inspect(handle)).state
             if state is RunState.CREATED:
-                await self._call(partial(_remove, handle=handle, force=False))
+                await self._engine.call(partial(_remove, handle=handle, force=False))
                 continue
             if state is not RunState.RUNNING:
                 return
             if signal == "SIGTERM" and time.monotonic() >= deadline:
                 signal, sent = "SIGKILL", False
             if not sent:
-                await self._call(partial(_kill, handle=handle, signal=signal))
+                await self._engine.call(partial(_kill, handle=handle, signal=signal))
                 sent = True
             await asyncio.sleep(POLL_S)
 
     async def remove(self, handle: str) -> None:
         """Remove the container with its anonymous volumes, killing it if need be; returns when it is gone."""
         deadline = time.monotonic() + REMOVAL_TIMEOUT_S
-        await self._call(partial(_remove, handle=handle, force=True))
+        await self._engine.call(partial(_remove, handle=handle, force=True))
         while (await self.inspect(handle)).state is not RunState.MISSING:
             if time.monotonic() >= deadline:
                 raise EngineUnavailable(f"the engine has not finished removing container {handle[:12]}")
@@ -221,14 +193,14 @@ class DockerExecutor:
     async def list_owned(self) -> list[Owned]:
         """Every container labelled with this home's id."""
         label = f"{HOME_LABEL}={home_id(self._home)}"
-        found = await self._call(lambda client: client.containers(all=True, filters={"label": [label]}))
+        found = await self._engine.call(lambda client: client.containers(all=True, filters={"label": [label]}))
         return [
             Owned(UUID(item["Labels"][JOB_LABEL]), int(item["Labels"][ATTEMPT_LABEL]), item["Id"]) for item in found
         ]
 
     async def close(self) -> None:
         """Let go of the connection. Containers go on."""
-        self._disconnect()
+        self._engine.close()
 
     async def _create(self, spec: LaunchSpec) -> bool:
         """Create the attempt's container; False when its name is taken."""
@@ -261,84 +233,14 @@ class DockerExecutor:
                 return _image_missing(spec.image, "it is not on this machine")
             return _launch_refused(refusal)
 
-        return await self._call(create, refused)
+        return await self._engine.call(create, refused)
 
     async def _host_paths(self) -> HostPaths:
         if self._paths is None:
             own_id = await asyncio.to_thread(lambda: own_container_id(_MOUNTINFO.read_text()))
-            own = await self._call(lambda client: _find(client, own_id)) if own_id else None
+            own = await self._engine.call(lambda client: _find(client, own_id)) if own_id else None
             self._paths = HostPaths.from_mounts(own["Mounts"]) if own else HostPaths()
         return self._paths
-
-    async def _call(
-        self,
-        action: Callable[[docker.APIClient], T],
-        refused: Callable[[docker.errors.APIError], ExecutorError] | None = None,
-    ) -> T:
-        """Run ``action`` with the connected client in a thread: the only way to the engine.
-
-        Raises:
-            EngineUnavailable: the engine does not answer; the next call connects afresh.
-            ExecutorError: it answers and refuses, in the words of ``refused``.
-        """
-
-        def connected() -> T:
-            _knock()
-            if self._client is None:
-                self._client = _connect(CALL_TIMEOUT_S)
-            return action(self._client)
-
-        try:
-            return await _in_thread(connected)
-        except docker.errors.APIError as refusal:
-            if refused is None:
-                raise _unavailable(refusal) from refusal
-            raise refused(refusal) from refusal
-        except _SILENT as why:
-            self._disconnect()
-            raise _unavailable(why) from why
-
-    def _disconnect(self) -> None:
-        client, self._client = self._client, None
-        if client is not None:
-            client.close()
-
-
-async def _in_thread(action: Callable[[], T]) -> T:
-    """Run blocking ``action`` in a daemon thread of its own.
-
-    Not in a pool: an engine that hangs would fill it, and its threads would be waited for when the program ends.
-    """
-    loop = asyncio.get_running_loop()
-    outcome: asyncio.Future[T] = loop.create_future()
-
-    def settle(setter: Callable[[Any], None], value: object) -> None:
-        if not outcome.done():
-            setter(value)
-
-    def run() -> None:
-        try:
-            done: tuple[Callable[[Any], None], object] = (outcome.set_result, action())
-        except Exception as error:
-            done = (outcome.set_exception, error)
-        with contextlib.suppress(RuntimeError):  # the loop is closed: nobody waits any more
-            loop.call_soon_threadsafe(settle, *done)
-
-    threading.Thread(target=run, daemon=True, name="docker").start()
-    return await outcome
-
-
-def _knock() -> None:
-    """Raise OSError unless somebody listens: the SDK would leave the socket of a failed connection open."""
-    address = str(docker.utils.parse_host(os.environ.get("DOCKER_HOST")))
-    if address.startswith(_UNIX):
-        with socket.socket(socket.AF_UNIX) as knock:
-            knock.settimeout(CHECK_TIMEOUT_S)
-            knock.connect(address.removeprefix(_UNIX))
-
-
-def _connect(timeout_s: int) -> docker.APIClient:
-    return docker.APIClient(version="auto", timeout=timeout_s, **docker.utils.kwargs_from_env())
 
 
 def _find(client: docker.APIClient, container: str) -> dict[str, Any] | None:
@@ -391,10 +293,6 @@ def _give(run_dir: Path, user: str) -> None:
             os.chown(path, int(uid), int(gid or uid), follow_symlinks=False)
 
 
-def _words(refusal: docker.errors.APIError) -> str:
-    return str(refusal.explanation or refusal).strip()
-
-
 def _image_missing(image: str, why: str, suggestion: str | None = None) -> ImageMissing:
     return ImageMissing(
         f"image {image} is not available: {why}",
@@ -404,20 +302,12 @@ def _image_missing(image: str, why: str, suggestion: str | None = None) -> Image
 
 
 def _pull_refused(image: str, refusal: docker.errors.APIError) -> ImageMissing:
-    return _image_missing(image, _words(refusal))
+    return _image_missing(image, words_of(refusal))
 
 
 def _launch_refused(refusal: docker.errors.APIError) -> ExecutorError:
-    words = _words(refusal)
+    words = words_of(refusal)
     if any(sign in words for sign in _GOING_DOWN):
-        return _unavailable(refusal)
+        return unavailable(refusal)
     advice = next((advice for piece, advice in _ADVICE if piece.lower() in words.lower()), None)
     return LaunchFailed(f"the engine refused to start the container: {words}", suggestion=advice)
-
-
-def _unavailable(why: Exception) -> EngineUnavailable:
-    if "Permission denied" in str(why):
-        advice = "let this user use the engine: sudo usermod -aG docker $USER, then log in again"
-    else:
-        advice = "start it (sudo systemctl start docker), or install it with: make demo DOCKER=install"
-    return EngineUnavailable(f"the Docker engine does not answer: {why}", suggestion=advice)
