@@ -38,8 +38,12 @@ STATES: Final[dict[str, RunState]] = {
     "removing": RunState.EXITED,
     "exited": RunState.EXITED,
     "dead": RunState.EXITED,
+    "configured": RunState.CREATED,
+    "initialized": RunState.CREATED,
+    "stopping": RunState.RUNNING,
+    "stopped": RunState.EXITED,
 }
-"""The engine's states -> ours: the one table."""
+"""The engine's states -> ours: the one table. The last four are podman's."""
 
 _ADVICE: Final[tuple[tuple[str, str], ...]] = (
     (
@@ -72,9 +76,17 @@ def container_user(setting: str, uid: int, gid: int) -> str:
     return f"{uid}:{gid}" if uid != 0 else UNPRIVILEGED
 
 
+def run_state(status: str) -> RunState:
+    """What an engine's state of a container means.
+
+    One that we do not know counts as running: that is looked at again, while any other would be a verdict on the job.
+    """
+    return STATES.get(status, RunState.RUNNING)
+
+
 def observation(state: dict[str, Any]) -> Observation:
     """What the engine's ``State`` of a container means."""
-    seen = STATES[state["Status"]]
+    seen = run_state(state["Status"])
     exited = seen is RunState.EXITED
     return Observation(
         state=seen,
@@ -133,7 +145,7 @@ class DockerExecutor:
                 suggestion=f"remove it if nobody needs it: docker rm {spec.name}",
             )
         handle: str = container["Id"]
-        if STATES[container["State"]["Status"]] is RunState.CREATED:
+        if run_state(container["State"]["Status"]) is RunState.CREATED:
             try:
                 await self._engine.call(lambda client: client.start(handle), _launch_refused)
             except LaunchFailed:

@@ -22,11 +22,19 @@ def state(status: str, **more: Any) -> dict[str, Any]:
         ("removing", RunState.EXITED),
         ("exited", RunState.EXITED),
         ("dead", RunState.EXITED),
+        ("configured", RunState.CREATED),
+        ("initialized", RunState.CREATED),
+        ("stopping", RunState.RUNNING),
+        ("stopped", RunState.EXITED),
     ],
 )
 def test_every_state_of_the_engine_has_a_meaning(status: str, expected: RunState) -> None:
     assert observation(state(status)).state is expected
     assert status in STATES
+
+
+def test_a_state_that_nobody_has_heard_of_is_no_verdict() -> None:
+    assert observation(state("hibernating", ExitCode=1)) == Observation(RunState.RUNNING)
 
 
 def test_only_an_exited_container_has_an_exit_code() -> None:
