@@ -103,6 +103,7 @@ class DockerExecutor:
 
     def __init__(self, home: Path, *, worker_image: str = "", host_home: str = "", user: str = "") -> None:
         self._home = home
+        self._home_id: str | None = None
         self._worker_image = worker_image
         self._user = container_user(user, os.getuid(), os.getgid())
         self._paths = HostPaths(((home, PurePosixPath(host_home)),)) if host_home else None
@@ -139,7 +140,7 @@ class DockerExecutor:
                 raise LaunchFailed(f"the name {spec.name} is taken by a container that never appears")
             if not await self._create(spec):
                 await asyncio.sleep(POLL_S)
-        if (container["Config"]["Labels"] or {}).get(HOME_LABEL) != home_id(self._home):
+        if (container["Config"]["Labels"] or {}).get(HOME_LABEL) != await self._own_home_id():
             raise LaunchFailed(
                 f"a container named {spec.name} exists and belongs to another saeforge home",
                 suggestion=f"remove it if nobody needs it: docker rm {spec.name}",
@@ -204,7 +205,7 @@ class DockerExecutor:
 
     async def list_owned(self) -> list[Owned]:
         """Every container labelled with this home's id."""
-        label = f"{HOME_LABEL}={home_id(self._home)}"
+        label = f"{HOME_LABEL}={await self._own_home_id()}"
         found = await self._engine.call(lambda client: client.containers(all=True, filters={"label": [label]}))
         return [
             Owned(UUID(item["Labels"][JOB_LABEL]), int(item["Labels"][ATTEMPT_LABEL]), item["Id"]) for item in found
@@ -218,7 +219,7 @@ class DockerExecutor:
         """Create the attempt's container; False when its name is taken."""
         try:
             request = container_request(
-                spec, home_id=home_id(self._home), user=self._user, paths=await self._host_paths()
+                spec, home_id=await self._own_home_id(), user=self._user, paths=await self._host_paths()
             )
         except NotOnHost as hidden:
             raise LaunchFailed(
@@ -246,6 +247,12 @@ class DockerExecutor:
             return _launch_refused(refusal)
 
         return await self._engine.call(create, refused)
+
+    async def _own_home_id(self) -> str:
+        """This home's id, read once: it never changes, and the file may be on a slow disk."""
+        if self._home_id is None:
+            self._home_id = await asyncio.to_thread(home_id, self._home)
+        return self._home_id
 
     async def _host_paths(self) -> HostPaths:
         if self._paths is None:
