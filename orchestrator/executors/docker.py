@@ -273,7 +273,7 @@ def _find(client: docker.APIClient, container: str) -> dict[str, Any] | None:
 def _has_image(client: docker.APIClient, *, image: str) -> bool:
     try:
         client.inspect_image(image)  # type: ignore[no-untyped-call]
-    except docker.errors.ImageNotFound:
+    except docker.errors.NotFound:  # ImageNotFound only where the engine says it in Docker's own words
         return False
     return True
 

@@ -1,0 +1,118 @@
+"""The Docker executor against an engine that answers by a script, on a real socket."""
+
+import json
+import threading
+from collections.abc import AsyncIterator, Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+
+import pytest
+
+from orchestrator.errors import EngineUnavailable, ImageMissing
+from orchestrator.executors import docker as docker_executor
+from orchestrator.executors import engine as engine_seam
+from orchestrator.executors.docker import DockerExecutor
+from orchestrator.executors.home_id import home_id
+
+CALL_TIMEOUT_S = 0.5
+
+
+class ScriptedEngine:
+    """Has no image and no container; a pull says nothing until ``silence_s`` went by or ``released``."""
+
+    def __init__(self) -> None:
+        self.silence_s = 30.0
+        self.released = threading.Event()
+        self.hangs = False
+        self.asked: list[str] = []
+
+    def answer(self, path: str) -> tuple[int, object]:
+        self.asked.append(path)
+        if self.hangs:
+            self.released.wait(self.silence_s)
+        if path.startswith("/version"):
+            return 200, {"ApiVersion": "1.41", "Version": "20.10"}
+        if "/images/create" in path:
+            self.released.wait(self.silence_s)
+            return 200, {"status": "pulled"}
+        return (200, []) if "/containers/json" in path else (404, {"message": "no such thing"})
+
+
+@pytest.fixture
+def engine(monkeypatch: pytest.MonkeyPatch) -> Iterator[ScriptedEngine]:
+    script = ScriptedEngine()
+
+    class Handler(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            status, body = script.answer(self.path)
+            content = json.dumps(body).encode()
+            self.send_response(status)
+            self.send_header("Content-Type", "application/json")
+            self.send_header("Content-Length", str(len(content)))
+            self.end_headers()
+            self.wfile.write(content)
+
+        do_POST = do_GET
+
+        def log_message(self, *_: object) -> None:
+            pass
+
+    class Server(ThreadingHTTPServer):
+        def handle_error(self, *_: object) -> None:
+            """The caller did not wait for the answer."""
+
+    server = Server(("127.0.0.1", 0), Handler)
+    thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
+    thread.start()
+    monkeypatch.setenv("DOCKER_HOST", f"tcp://127.0.0.1:{server.server_address[1]}")
+    monkeypatch.setattr(engine_seam, "CALL_TIMEOUT_S", CALL_TIMEOUT_S)
+    yield script
+    script.released.set()
+    server.shutdown()
+    thread.join()
+    server.server_close()
+
+
+@pytest.fixture
+async def executor(engine: ScriptedEngine, tmp_path: Path) -> AsyncIterator[DockerExecutor]:
+    made = DockerExecutor(tmp_path)
+    yield made
+    await made.close()
+
+
+async def test_a_registry_that_is_silent_for_longer_than_a_call_is_waited_for(
+    engine: ScriptedEngine, executor: DockerExecutor
+) -> None:
+    engine.silence_s = 3 * CALL_TIMEOUT_S
+    await executor.prepare("far/away:latest")
+
+
+async def test_a_pull_that_takes_too_long_is_a_missing_image_with_advice(
+    engine: ScriptedEngine, executor: DockerExecutor, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(docker_executor, "PULL_TIMEOUT_S", 0.1)
+    with pytest.raises(ImageMissing, match="took more than") as caught:
+        await executor.prepare("far/away:latest")
+    assert "docker pull far/away:latest" in (caught.value.suggestion or "")
+
+
+async def test_an_engine_that_hangs_is_unavailable(engine: ScriptedEngine, executor: DockerExecutor) -> None:
+    engine.hangs = True
+    with pytest.raises(EngineUnavailable):
+        await executor.prepare("far/away:latest")
+
+
+async def test_the_homes_id_is_read_once_and_off_the_event_loop(
+    engine: ScriptedEngine, executor: DockerExecutor, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    readers: list[threading.Thread] = []
+
+    def noted(home: Path) -> str:
+        readers.append(threading.current_thread())
+        return home_id(home)
+
+    monkeypatch.setattr(docker_executor, "home_id", noted)
+    await executor.list_owned()
+    await executor.list_owned()
+    assert len(readers) == 1
+    assert readers[0] is not threading.current_thread()
