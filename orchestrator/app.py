@@ -10,6 +10,7 @@ from contextlib import asynccontextmanager, contextmanager, suppress
 import uvicorn
 from fastapi import Depends, FastAPI
 from fastapi.middleware.cors import CORSMiddleware
+from fastapi_offline import FastAPIOffline
 
 from orchestrator.api import events, failures, jobs, logs, system
 from orchestrator.api.auth import Gate, api_key, require_key
@@ -41,7 +42,9 @@ def create_app(settings: Settings, *, executor: Executor | None = None) -> FastA
             app.state.orchestrator = state
             yield
 
-    app = FastAPI(
+    # The plain class would have /docs load its scripts from a content network, and show a blank page without one.
+    app = FastAPIOffline(
+        redoc_url=None,
         title="saeforge",
         version=__version__,
         summary="Queue, run and watch sparse-autoencoder training jobs in containers.",

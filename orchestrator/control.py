@@ -101,7 +101,10 @@ class Control:
         return await self._changing(job_id, change)
 
     async def stop(self, job_id: UUID) -> Job:
-        """End it for good, with a final checkpoint if its worker can write one."""
+        """End it for good, with a final checkpoint if its worker can write one.
+
+        A paused job just ends: its checkpoint stays, and a restart continues from it.
+        """
 
         async def change(job: Job) -> Job:
             if job.status is JobStatus.STOPPED or (job.status is JobStatus.STOPPING and job.intent == "stop"):
@@ -202,9 +205,14 @@ class Control:
         self._broker.ring()
 
 
+_VERBS = {"set_learning_rate": "change the learning rate of"}
+
+
 def _conflict(job: Job, action: str, why: str) -> StateConflict:
+    if action == "resume" and job.status is JobStatus.PAUSING:
+        return StateConflict("the job is still pausing", suggestion="resume it once it is paused")
     return StateConflict(
-        f"cannot {action.replace('_', ' ')} a job that is {job.status}: {why}",
+        f"cannot {_VERBS.get(action, action)} a job that is {job.status}: {why}",
         suggestion=f"possible now: {', '.join(available_actions(job)) or 'nothing, it is being cancelled'}",
     )
 

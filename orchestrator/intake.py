@@ -11,7 +11,7 @@ from pydantic import ValidationError
 
 from orchestrator.domain import Job, JobStatus, Params
 from orchestrator.errors import InvalidInput
-from orchestrator.inventory import Inventory, layer_count
+from orchestrator.inventory import Inventory, ModelShape, model_shape
 from orchestrator.views import JobSubmission
 from worker_image.contract.jobs import JOB_TYPES, TrainSaeParams, job_params
 
@@ -86,7 +86,8 @@ def _invalid(error: ValidationError, type_name: str) -> InvalidInput:
         suggestion = f"did you mean {close[0]!r}?" if close else f"{type_name} takes: {', '.join(fields)}"
         return InvalidInput(f"{field}: there is no such parameter", field=field, suggestion=suggestion)
     known = fields.get(path[0]) if path else None
-    return InvalidInput(f"{field}: {message}", field=field, suggestion=known.description if known else None)
+    meaning = f"{path[0]} is: {known.description}" if known and known.description else None
+    return InvalidInput(f"{field}: {message}", field=field, suggestion=meaning)
 
 
 def _resolve(params: Params, inventory: Inventory) -> dict[str, str]:
@@ -96,16 +97,24 @@ def _resolve(params: Params, inventory: Inventory) -> dict[str, str]:
     }
     # A hub id is on no disk yet.
     if isinstance(params, TrainSaeParams) and inputs["model"].startswith("/"):
-        _check_hookpoint(params, inputs["model"])
+        _check_shape(params, model_shape(inputs["model"]))
     return inputs
 
 
-def _check_hookpoint(params: TrainSaeParams, model: str) -> None:
-    """Refuse a block the model does not have at once, where its configuration tells; the worker checks the rest."""
-    asked, layers = _LAYER.match(params.hookpoint), layer_count(model)
-    if asked and layers is not None and int(asked[1]) >= layers:
+def _check_shape(params: TrainSaeParams, shape: ModelShape) -> None:
+    """Refuse at once what cannot fit the model, where its configuration tells; the worker checks the rest."""
+    asked = _LAYER.match(params.hookpoint)
+    if asked is None:
+        return
+    if shape.layers is not None and int(asked[1]) >= shape.layers:
         raise InvalidInput(
             f"params.hookpoint: {params.model!r} has no {params.hookpoint!r}",
             field="params.hookpoint",
-            suggestion=f"it has layers.0 to layers.{layers - 1}",
+            suggestion=f"it has layers.0 to layers.{shape.layers - 1}",
+        )
+    if shape.d_model is not None and params.k > (d_sae := shape.d_model * params.expansion_factor):
+        raise InvalidInput(
+            f"params.k: {params.k} exceeds the {d_sae} latents",
+            field="params.k",
+            suggestion="lower k or raise expansion_factor",
         )

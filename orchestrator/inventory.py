@@ -35,8 +35,11 @@ class Inventory:
 
     def models(self) -> list[Entry]:
         """Directories with a ``config.json``, up to two levels down (``name`` or ``organisation/name``)."""
-        configs = [*self._models.glob("*/config.json"), *self._models.glob("*/*/config.json")]
-        return [_model(config, self._models) for config in sorted(configs)]
+        top = [config for config in self._models.glob("*/config.json") if _is_model(config)]
+        inside = {config.parent for config in top}
+        # A model directory may hold further configurations, of its pooling layer for one: those are no models.
+        nested = [path for path in self._models.glob("*/*/config.json") if path.parent.parent not in inside]
+        return [_model(config, self._models) for config in sorted([*top, *filter(_is_model, nested)])]
 
     def datasets(self) -> list[Entry]:
         """JSONL and text files."""
@@ -82,7 +85,8 @@ class Inventory:
 
     def _missing(self, kind: str, field: str, value: str, folder: Path) -> InvalidInput:
         names = [entry.name for entry in (self.models() if kind == "model" else self.datasets())]
-        close = difflib.get_close_matches(value, names, n=1)
+        stems = {Path(name).stem: name for name in names}
+        close = [stems[stem] for stem in difflib.get_close_matches(Path(value).stem, stems, n=1, cutoff=0.7)]
         if close:
             suggestion = f"did you mean {close[0]!r}?"
         elif names:
@@ -101,16 +105,31 @@ def _exists(path: Path) -> bool:
         return False
 
 
-def layer_count(model: str) -> int | None:
-    """How many blocks the model directory's configuration tells of."""
-    value = _first(_config(Path(model) / "config.json"), _LAYER_KEYS)
-    return value if isinstance(value, int) else None
+@dataclass(frozen=True, slots=True)
+class ModelShape:
+    """What a model's configuration tells; empty where it does not."""
+
+    layers: int | None
+    d_model: int | None
+
+
+def model_shape(model: str) -> ModelShape:
+    """Read off the configuration in the model's directory."""
+    content = _config(Path(model) / "config.json")
+    layers, d_model = _first(content, _LAYER_KEYS), _first(content, _WIDTH_KEYS)
+    return ModelShape(layers if isinstance(layers, int) else None, d_model if isinstance(d_model, int) else None)
 
 
 def _check_dataset(path: Path, field: str, value: str) -> None:
+    if path.is_dir():
+        raise InvalidInput(
+            f"{field}: {value!r} is a directory", field=field, suggestion="name the .jsonl or .txt file in it"
+        )
     if not path.is_file() or path.suffix not in DATASET_SUFFIXES:
         raise InvalidInput(
-            f"{field}: {value!r} is not a .jsonl or .txt file", field=field, suggestion="name a .jsonl or .txt file"
+            f"{field}: {value!r} is not a .jsonl or .txt file",
+            field=field,
+            suggestion='write the texts one a line as {"text": ...} into a .jsonl file, or as plain text into a .txt',
         )
     if not os.access(path, os.R_OK):
         raise InvalidInput(
@@ -128,6 +147,11 @@ def _model(config: Path, folder: Path) -> Entry:
         "d_model": _first(content, _WIDTH_KEYS),
     }
     return _entry(config.parent, folder, detail)
+
+
+def _is_model(config: Path) -> bool:
+    content = _config(config)
+    return "model_type" in content or "architectures" in content
 
 
 def _config(path: Path) -> dict[str, Any]:

@@ -157,7 +157,7 @@ async def resume(orchestrator: Orchestrator, job_id: JobId) -> JobDetail:
 
 @router.post("/jobs/{id}/stop", status_code=202)
 async def stop(orchestrator: Orchestrator, job_id: JobId) -> JobDetail:
-    """End the job with a final checkpoint."""
+    """End the job with a final checkpoint and its artifacts. A paused job ends as it is; restart continues it."""
     return await _detail(orchestrator, await orchestrator.control.stop(job_id))
 
 

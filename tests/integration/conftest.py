@@ -71,7 +71,7 @@ class Orchestrator:
         """Submit a training job over a model and dataset that exist in name only: the fake engine reads neither."""
         model, dataset = self.settings.models / "tiny", self.settings.datasets / "text.txt"
         model.mkdir(parents=True, exist_ok=True)
-        (model / "config.json").write_text('{"num_hidden_layers": 2}')
+        (model / "config.json").write_text('{"model_type": "bert", "num_hidden_layers": 2, "hidden_size": 8}')
         dataset.parent.mkdir(parents=True, exist_ok=True)
         dataset.write_text("some text")
         return self.submit("train_sae", params={"model": "tiny", "dataset": "text"}, **kwargs)

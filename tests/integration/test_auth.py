@@ -1,4 +1,5 @@
 import json
+import re
 import stat
 from pathlib import Path
 
@@ -101,6 +102,15 @@ def test_pages_of_strangers_may_not_use_the_api(orchestrator: Orchestrator) -> N
     assert requests.get(orchestrator.url + "/api/jobs", headers=headers, timeout=10).status_code == 403
     dashboard = {"X-API-Key": orchestrator.key, "Origin": f"http://127.0.0.1:{orchestrator.settings.dashboard_port}"}
     assert requests.get(orchestrator.url + "/api/jobs", headers=dashboard, timeout=10).status_code == 200
+
+
+def test_the_api_page_needs_no_other_host(orchestrator: Orchestrator) -> None:
+    page = requests.get(orchestrator.url + "/docs", timeout=10).text
+    links = re.findall(r'(?:src|href)="([^"]+)"', page)
+    assert len(links) >= 2
+    for link in links:
+        assert link.startswith("/")
+        assert requests.get(orchestrator.url + link, timeout=10).ok
 
 
 def test_the_key_is_made_once_in_a_file_only_its_owner_reads(tmp_path: Path) -> None:

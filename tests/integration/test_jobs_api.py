@@ -75,6 +75,7 @@ def test_a_repeated_submit_with_one_key_makes_one_job(orchestrator: Orchestrator
         ({"type": "train_sae", "params": {"model": "tiny", "dataset": "texts"}}, "params.dataset", "text"),
         ({"type": "train_sae", "params": {"model": "tiny", "dataset": "empty"}}, "params.dataset", None),
         ({"type": "train_sae", "params": {"model": "tiny", "dataset": "text", "k": 0}}, "params.k", None),
+        ({"type": "train_sae", "params": {"model": "tiny", "dataset": "text", "k": 65}}, "params.k", "expansion"),
         (
             {"type": "train_sae", "params": {"model": "tiny", "dataset": "text", "hookpoint": "layers.2"}},
             "params.hookpoint",

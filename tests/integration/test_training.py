@@ -153,7 +153,7 @@ def test_the_learning_rate_and_a_checkpoint_are_asked_for_live(client: Client) -
     assert client.wait(job_id, timeout_s=60).status == JobStatus.CANCELLED
 
 
-@pytest.mark.parametrize("wrong", [{"hookpoint": "encoder.layer.9"}, {"k": 4096}, {"text_field": "body"}])
+@pytest.mark.parametrize("wrong", [{"hookpoint": "encoder.layer.9"}, {"auxk_k": 4096}, {"text_field": "body"}])
 def test_what_only_the_worker_can_see_fails_fast_and_names_the_parameter(client: Client, wrong: dict[str, Any]) -> None:
     failure = client.wait(submit(client, **wrong), timeout_s=60).failure
     assert failure is not None
