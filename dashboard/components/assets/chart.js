@@ -8,6 +8,9 @@ const DRAW_MS = 150;
 const SETTLE_MS = 2500;
 const SMOOTHING = 0.9;
 const PREFERRED = ["loss", "fvu", "l0", "dead_share", "lr", "tokens_per_s"];
+const WAITING = "Waiting for the first measurement…";
+const NOTHING_MEASURED = "No measurements: the job ended before the first one.";
+const ALIKE = 0.1; // largest difference of two ranges, as a share of the wider, that leaves one axis readable for both
 const SHOWN_FIRST = ["loss", "fvu"];
 const COLOURS = {
   loss: "#4cc9f0",
@@ -56,23 +59,26 @@ class Curves {
       onFrame: (frame) => this.#event(frame),
       onState: (state, detail) => {
         showState(this.badge, state, detail);
-        if (state === "ended") this.hint.textContent = "Nothing was measured.";
+        this.hint.textContent = state === "ended" ? NOTHING_MEASURED : WAITING;
+        if (!this.running && ["live", "polling"].includes(state)) this.#settle();
       },
     });
     showState(this.badge, "connecting");
   }
 
   update(data, setTriggerValue) {
+    const resumed = data.active && this.running === false;
+    this.running = data.active;
+    this.status = data.status;
     this.live.update(data.api, (question) => setTriggerValue("ask", question), data.reply);
     if (!this.started) {
       this.started = true;
       this.live.start();
-    } else if (this.live.state === "ended" && data.active && !this.running) {
+    } else if (this.live.state === "ended" && resumed) {
       this.live.state = "connecting";
       this.live.start();
     }
-    this.running = data.active;
-    if (!data.active && ["live", "polling"].includes(this.live.state)) this.#settle(data.status);
+    if (!data.active && ["live", "polling"].includes(this.live.state)) this.#settle();
   }
 
   close() {
@@ -84,9 +90,11 @@ class Curves {
   }
 
   /** The job is over: listen a moment longer for the last events, then say so. */
-  #settle(status) {
+  #settle() {
     clearTimeout(this.settleTimer);
-    this.settleTimer = setTimeout(() => this.live.end(`ended: ${status}`), SETTLE_MS);
+    this.settleTimer = setTimeout(() => {
+      if (!this.running) this.live.end(`ended: ${this.status}`);
+    }, SETTLE_MS);
   }
 
   #draw(host) {
@@ -99,7 +107,7 @@ class Curves {
     this.step = element("span", { class: "sf-count" });
     this.reset = element("button", { type: "button", class: "sf-button", hidden: "", onclick: () => this.#unzoom() }, "Reset zoom");
     this.area = element("div", { class: "sf-plot", role: "img", "aria-label": "Training curves: no measurements yet" });
-    this.hint = element("div", { class: "sf-hint" }, "Waiting for the first measurement…");
+    this.hint = element("div", { class: "sf-hint" }, WAITING);
     this.root = element(
       "section",
       { class: "sf-curves", "aria-label": "Training curves", "data-points": "0" },
@@ -181,7 +189,7 @@ class Curves {
       this.active = new Set(first.length ? first : names.slice(0, 2));
     }
     if (this.chips.childElementCount !== names.length) this.#drawChips(names);
-    if (!this.plot) this.#build();
+    if (!this.plot || this.drawnScales !== this.#scales().join()) this.#build();
     else {
       this.plot.setData(this.#table(), !this.zoomed);
       if (this.zoomed) this.plot.redraw(true);
@@ -233,6 +241,13 @@ class Curves {
     return this.#names().filter((name) => this.active.has(name));
   }
 
+  /** For each shown metric the name of its scale: that of an earlier metric with nearly the same range, or its own. */
+  #scales() {
+    const names = this.#ordered();
+    const ranges = names.map((name) => rangeOf(this.columns[name]));
+    return names.map((_, at) => names[ranges.findIndex((range, other) => other === at || alike(range, ranges[at]))]);
+  }
+
   #table() {
     const columns = this.#ordered().flatMap((name) => {
       const raw = this.logarithmic ? this.columns[name].map((value) => (value > 0 ? value : null)) : this.columns[name];
@@ -245,9 +260,12 @@ class Curves {
     const window = this.zoomed ? { min: this.plot.scales.x.min, max: this.plot.scales.x.max } : null;
     this.plot?.destroy();
     const names = this.#ordered();
+    const scaleOf = this.#scales();
+    const scales = [...new Set(scaleOf)];
+    this.drawnScales = scaleOf.join();
     const scale = () => ({ distr: this.logarithmic ? 3 : 1, auto: true });
     const line = (name, alpha, width) => ({
-      scale: name,
+      scale: scaleOf[names.indexOf(name)],
       stroke: this.#colour(name) + alpha,
       width,
       spanGaps: true,
@@ -258,7 +276,7 @@ class Curves {
       ...AXIS,
       scale: name,
       side,
-      stroke: this.#colour(name),
+      stroke: scaleOf.filter((other) => other === name).length > 1 ? AXIS.stroke : this.#colour(name),
       size: 58,
       grid: side === 3 ? AXIS.grid : { show: false },
       values: (_, ticks) => ticks.map((tick) => (tick === null ? "" : short(tick))),
@@ -267,18 +285,18 @@ class Curves {
       {
         width: Math.max(this.area.clientWidth, 200),
         height: HEIGHT_PX,
-        padding: [10, names.length > 1 ? 0 : 14, 0, 0],
+        padding: [10, scales.length > 1 ? 0 : 14, 0, 0],
         legend: { show: false },
         cursor: { drag: { x: true, y: false }, points: { size: 7 } },
-        scales: { x: { time: false }, ...Object.fromEntries(names.map((name) => [name, scale()])) },
+        scales: { x: { time: false }, ...Object.fromEntries(scales.map((name) => [name, scale()])) },
         series: [
           {},
           ...names.flatMap((name) => (this.smooth ? [line(name, "44", 1), line(name, "", 2)] : [line(name, "", 1.75)])),
         ],
         axes: [
           { ...AXIS, size: 30, values: (_, ticks) => ticks.map((tick) => (Number.isInteger(tick) ? tick.toLocaleString("en") : "")) },
-          axis(names[0], 3),
-          ...(names.length > 1 ? [axis(names[1], 1)] : []),
+          axis(scales[0], 3),
+          ...(scales.length > 1 ? [axis(scales[1], 1)] : []),
         ],
         hooks: {
           setCursor: [(plot) => this.#values(plot.cursor.idx)],
@@ -336,6 +354,21 @@ function averaged(values) {
     mean = mean === null ? value : SMOOTHING * mean + (1 - SMOOTHING) * value;
     return mean;
   });
+}
+
+function rangeOf(column) {
+  let [low, high] = [Infinity, -Infinity];
+  for (const value of column) {
+    if (value === null) continue;
+    low = Math.min(low, value);
+    high = Math.max(high, value);
+  }
+  return { low, high };
+}
+
+function alike(one, other) {
+  const allowed = ALIKE * Math.max(one.high - one.low, other.high - other.low);
+  return Math.abs(one.low - other.low) <= allowed && Math.abs(one.high - other.high) <= allowed;
 }
 
 function lastOf(column) {
