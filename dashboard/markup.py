@@ -8,10 +8,10 @@ from html import escape
 from typing import Any
 from uuid import UUID
 
-from dashboard.quantities import ago, duration, measured
+from dashboard.quantities import ago, duration, measured, mebibytes
 from orchestrator.domain import ACTIVE, TERMINAL, JobStatus
 from orchestrator.errors import OrchestratorError
-from orchestrator.views import JobView
+from orchestrator.views import JobView, SystemStatus
 
 METRIC_NAMES = {
     "loss": "loss",
@@ -24,6 +24,12 @@ METRIC_NAMES = {
 """Metric -> what a person calls it; others show under their own name."""
 
 
+SHORT_ID = 8
+"""Characters of a job's id that tell it from others of the same name."""
+MOST_REASON = 160
+"""Most characters of a failure's message in a table."""
+
+
 def badge(status: JobStatus) -> str:
     """The icon is drawn by style.css: Streamlit lets no SVG through."""
     return f'<span class="sf-badge sf-{status.value}"><i aria-hidden="true"></i>{status.value}</span>'
@@ -32,6 +38,13 @@ def badge(status: JobStatus) -> str:
 def job_link(job_id: UUID | str, text: str) -> str:
     """A permalink that is followed without a reload when the links component is there."""
     return f'<a class="sf-link" href="job?job={job_id}" data-page="job" data-job="{job_id}">{escape(text)}</a>'
+
+
+def named(job: JobView) -> str:
+    """A job in a table: its name, what tells it from others of that name, and why it failed."""
+    message = job.failure.message.strip() if job.failure else ""
+    why = f"<small>{escape(message.splitlines()[0][:MOST_REASON])}</small>" if message else ""
+    return f"{job_link(job.id, job.name)}<small>{str(job.id)[:SHORT_ID]}</small>{why}"
 
 
 def page_link(page: str, text: str) -> str:
@@ -193,7 +206,7 @@ def queue_table(jobs: Iterable[JobView]) -> str:
         reason = f"{escape(wait.reason.replace('_', ' '))}<small>{escape(wait.detail)}</small>" if wait else "–"
         return [
             str(wait.position) if wait else "–",
-            job_link(job.id, job.name),
+            named(job),
             reason,
             duration(wait.eta_s) if wait else "–",
             str(job.priority),
@@ -210,7 +223,7 @@ def recent_table(jobs: Iterable[JobView]) -> str:
         figures = job.results or job.metrics or {}
         return [
             badge(job.status),
-            job_link(job.id, job.name),
+            named(job),
             escape(job.type),
             escape(measured("fvu", figures.get("fvu"))),
             escape(measured("l0", figures.get("l0"))),
@@ -234,6 +247,13 @@ def meter(label: str, value: float, maximum: float, text: str, aside: str = "", 
         f' aria-valuemax="100" aria-valuenow="{share * 100:.0f}"><div style="width:{share * 100:.1f}%"></div>'
         "</div></div>"
     )
+
+
+def disk_meter(system: SystemStatus) -> str:
+    """How full the disk is, told by what is left."""
+    used_mb = system.disk_total_mb - system.disk_free_mb
+    total = f"of {mebibytes(system.disk_total_mb)}"
+    return meter("Disk", used_mb, system.disk_total_mb, f"{mebibytes(system.disk_free_mb)} free", total)
 
 
 def pairs(items: Iterable[tuple[str, Any]]) -> str:

@@ -243,7 +243,7 @@ def events(client: Client, job: JobDetail) -> str:
             break
     st.session_state[slot] = (after, kept)
     rows = [[time_of_day(one.ts), escape(one.type.replace("_", " ")), event_text(one)] for one in reversed(kept)]
-    return markup.table(["UTC", "event", "what"], rows, label="Events")
+    return markup.table(["UTC", "event", "details"], rows, label="Events")
 
 
 def event_text(one: EventView) -> str:
@@ -315,7 +315,10 @@ def ticking(draw: Callable[[Client, JobDetail], str], job: JobDetail) -> None:
 def side(job: JobDetail) -> None:
     """Everything about the job that is not live by the second."""
     names = ["Parameters", "Attempts", "Checkpoints", "Artifacts", "Commands", "Events"]
-    boxes = [tab.container(height=SIDE_HEIGHT_PX, border=False) for tab in st.tabs(names)]
+    boxes = [
+        tab.container(height=SIDE_HEIGHT_PX, border=False, key=f"side-{name.lower()}")
+        for name, tab in zip(names, st.tabs(names), strict=True)
+    ]
     boxes[0].html(parameters(job))
     boxes[1].html(attempts(job))
     with boxes[2]:

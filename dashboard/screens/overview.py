@@ -82,7 +82,6 @@ def machine(system: SystemStatus) -> str:
     gpus = [gpu_meter(gpu) for gpu in system.gpus]
     if not gpus:
         gpus = [markup.no_gpu(system.gpu_error or "none was found")]
-    used_disk = system.disk_total_mb - system.disk_free_mb
     cores = f"{system.cpus:g} cores for jobs"
     of_memory = f"of {mebibytes(system.memory_total_mb)}"
     rest = [
@@ -90,7 +89,7 @@ def machine(system: SystemStatus) -> str:
         markup.meter(
             "Memory", system.memory_used_mb, system.memory_total_mb, mebibytes(system.memory_used_mb), of_memory
         ),
-        markup.meter("Disk", used_disk, system.disk_total_mb, f"{mebibytes(system.disk_free_mb)} free"),
+        markup.disk_meter(system),
     ]
     return f'<div class="sf-meters">{"".join(gpus + rest)}</div>'
 

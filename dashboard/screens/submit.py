@@ -120,6 +120,18 @@ def send(
     return job, {}
 
 
+def marked(problems: dict[str, Problem], form: list[forms.Field]) -> str:
+    """The labels of the fields with a problem, and the section that hides them, if one does."""
+    hidden = {field.name: "Advanced" for field in form if field.advanced} | {
+        field.name: "Resources" for field in RESOURCES
+    }
+    labels = [name.replace("_", " ") for name in problems]
+    return ", ".join(
+        f"{label} (under {hidden[name]})" if name in hidden else label
+        for name, label in zip(problems, labels, strict=True)
+    )
+
+
 def begin() -> None:
     st.session_state["submitting"] = True
 
@@ -156,7 +168,7 @@ def draw(view: JobTypeView, found: Inventory, source: JobDetail | None) -> None:
         if problem := problems.get(""):
             st.html(markup.banner("Not submitted", problem.message, problem.suggestion or "", kind="error"))
         elif problems:
-            st.html(markup.banner("Not submitted", "Correct what is marked above.", kind="error"))
+            st.html(markup.banner("Not submitted", f"Correct {marked(problems, form)}.", kind="error"))
         with st.container(horizontal=True, vertical_alignment="center"):
             st.form_submit_button(
                 "Submit job", type="primary", icon=":material/send:", disabled=submitting, on_click=begin, key="send"

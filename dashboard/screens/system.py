@@ -1,5 +1,6 @@
 """System: the machine, the engine, and what lies on its disk."""
 
+from collections.abc import Mapping
 from html import escape
 
 import streamlit as st
@@ -7,10 +8,12 @@ import streamlit as st
 from dashboard import connection, markup
 from dashboard.quantities import ago, duration, mebibytes, size
 from orchestrator.errors import OrchestratorError
-from orchestrator.views import ArtifactView, Inventory, ModelView, SystemStatus
+from orchestrator.views import ArtifactView, Inventory, JobView, ModelView, SystemStatus
 
 TICK_S = 3
 INVENTORY_TICK_S = 30
+MOST_JOBS_NAMED = 500
+"""Newest training jobs whose names are looked up for the list of SAEs; older ones show by their id."""
 
 
 @st.fragment(run_every=TICK_S)
@@ -40,16 +43,15 @@ def machine() -> None:
 
 
 def meters(system: SystemStatus) -> str:
-    used_disk = system.disk_total_mb - system.disk_free_mb
     cores = f"{system.cpus:g} cores for jobs"
     shown = [markup.meter("CPU", system.cpu_percent, 100, f"{system.cpu_percent:.0f} %", cores, alarming=False)]
     for name, used, total in (
         ("Memory", system.memory_used_mb, system.memory_total_mb),
         ("Swap", system.swap_used_mb, system.swap_total_mb),
-        ("Disk", used_disk, system.disk_total_mb),
     ):
         if total:
             shown.append(markup.meter(name, used, total, f"{mebibytes(used)} / {mebibytes(total)}"))
+    shown.append(markup.disk_meter(system))
     return f'<div class="sf-meters">{"".join(shown)}</div>'
 
 
@@ -76,24 +78,31 @@ def gpus(system: SystemStatus) -> str:
 @st.fragment(run_every=INVENTORY_TICK_S)
 def inventory() -> None:
     try:
-        found: Inventory = connection.client().inventory()
+        client = connection.client()
+        found: Inventory = client.inventory()
+        trained = client.jobs(type="train_sae", limit=MOST_JOBS_NAMED).items if found.saes else []
     except OrchestratorError:
         return  # the banner above says what is wrong
     st.html(markup.section("Models", str(len(found.models) or "")) + listing(found.models, "model", "models"))
     st.html(markup.section("Datasets", str(len(found.datasets) or "")) + listing(found.datasets, "dataset", "datasets"))
     if found.saes:
+        jobs = {str(job.id): job for job in trained}
         rows = [
-            [job_of(sae), escape(sae.path), str(sae.attempt), size(sae.size_bytes), ago(sae.created_at)]
+            [*origin(sae, jobs), escape(sae.path), str(sae.attempt), size(sae.size_bytes), ago(sae.created_at)]
             for sae in found.saes
         ]
-        headers = ["job", "file", "#attempt", "#size", "saved"]
+        headers = ["job", "trained on", "file", "#attempt", "#size", "saved"]
         st.html(markup.section("SAEs", str(len(rows))) + markup.table(headers, rows, label="SAEs"))
 
 
-def job_of(sae: ArtifactView) -> str:
-    """A link to the job that trained it; its address begins ``/api/jobs/<id>/``."""
+def origin(sae: ArtifactView, jobs: Mapping[str, JobView]) -> list[str]:
+    """The job that trained it, and its model and hookpoint; its address begins ``/api/jobs/<id>/``."""
     job_id = sae.url.strip("/").split("/")[2]
-    return markup.job_link(job_id, job_id[:8])
+    job = jobs.get(job_id)
+    if job is None:
+        return [markup.job_link(job_id, job_id[: markup.SHORT_ID]), "–"]
+    hookpoint = job.params.get("hookpoint") or ""
+    return [markup.named(job), f"{escape(str(job.params['model']))}<small>{escape(str(hookpoint))}</small>"]
 
 
 def listing(items: list[ModelView], kind: str, folder: str) -> str:
@@ -108,7 +117,7 @@ def listing(items: list[ModelView], kind: str, folder: str) -> str:
         ]
         for item in items
     ]
-    return markup.table([kind, "what it tells", "#size", "changed"], rows, label=folder.capitalize())
+    return markup.table([kind, "details", "#size", "changed"], rows, label=folder.capitalize())
 
 
 st.html('<h1 class="sf-title">System</h1>')

@@ -13,6 +13,7 @@ from orchestrator.client import Unreachable
 from orchestrator.domain import JobStatus, Resources
 from orchestrator.errors import NotFound, OrchestratorError
 from orchestrator.views import (
+    ArtifactView,
     EventPage,
     GpuView,
     Health,
@@ -75,6 +76,7 @@ class FakeClient:
         self.calls: list[tuple[str, Any]] = []
         self.submissions: list[dict[str, Any]] = []
         self.gpus: list[GpuView] = []
+        self.saes: list[ArtifactView] = []
         self.log = {1: "first\nsecond\n"}
 
     def _reach(self) -> None:
@@ -102,7 +104,7 @@ class FakeClient:
         def view(name: str) -> ModelView:
             return ModelView(name=name, path=f"/home/{name}", size_bytes=10, modified_at=NOW, detail={"layers": 2})
 
-        return Inventory(models=[view("tiny")], datasets=[view("books")], saes=[])
+        return Inventory(models=[view("tiny")], datasets=[view("books")], saes=self.saes)
 
     def job_types(self) -> list[JobTypeView]:
         self._reach()

@@ -10,7 +10,7 @@ from streamlit.testing.v1 import AppTest
 from dashboard import connection
 from orchestrator.domain import EndReason, JobStatus
 from orchestrator.errors import InvalidInput, StateConflict
-from orchestrator.views import CommandView, FailureView, GpuView, WaitView
+from orchestrator.views import ArtifactView, CommandView, FailureView, GpuView, WaitView
 from tests.unit.dashboard.fakes import FakeClient, html_of, make_job
 
 OpenPage = Callable[..., AppTest]
@@ -101,6 +101,39 @@ def test_a_page_recovers_by_itself(open_page: OpenPage, fake: FakeClient) -> Non
     assert "offline" not in html_of(app.run())
 
 
+def test_a_failed_run_is_listed_with_the_first_line_of_its_reason(open_page: OpenPage, fake: FakeClient) -> None:
+    failure = FailureView(reason=EndReason.USER_ERROR, message="no such model\nTraceback", field=None, suggestion=None)
+    hold(fake, JobStatus.FAILED, failure=failure)
+    html = html_of(open_page())
+    assert "<small>no such model</small>" in html
+    assert "Traceback" not in html
+
+
+def test_runs_of_one_name_are_told_apart_by_their_ids(open_page: OpenPage, fake: FakeClient) -> None:
+    ids = [hold(fake, JobStatus.COMPLETED), hold(fake, JobStatus.COMPLETED)]
+    html = html_of(open_page())
+    assert all(f"<small>{job[:8]}</small>" in html for job in ids)
+
+
+@pytest.mark.parametrize("name", ["overview", "system"])
+def test_the_disk_says_what_is_free(open_page: OpenPage, name: str) -> None:
+    assert "of 62.5 GiB</span><b>29.3 GiB free</b>" in html_of(open_page(name))
+
+
+def test_a_trained_sae_names_its_job_and_what_it_was_trained_on(open_page: OpenPage, fake: FakeClient) -> None:
+    job = hold(fake, params={"model": "tiny", "hookpoint": "encoder.layer.0"})
+    fake.saes = [
+        ArtifactView(
+            attempt=1, path="sae.safetensors", kind="sae", size_bytes=10, digest="sha256:0",
+            created_at=make_job().created_at,
+            url=f"/api/jobs/{job}/artifacts/sae.safetensors?attempt=1",
+        )
+    ]  # fmt: skip
+    html = html_of(open_page("system"))
+    assert "layer three</a>" in html
+    assert "tiny<small>encoder.layer.0</small>" in html
+
+
 def fill(app: AppTest, **answers: Any) -> None:
     for name, value in answers.items():
         for kind in (app.selectbox, app.number_input, app.text_input, app.text_area):
@@ -131,6 +164,14 @@ def test_a_missing_answer_is_marked_and_nothing_is_sent(open_page: OpenPage, fak
     button(app, "send").click().run()
     assert "This is needed." in html_of(app)
     assert not fake.submissions
+
+
+def test_the_error_at_the_button_names_the_fields_and_where_they_hide(open_page: OpenPage, fake: FakeClient) -> None:
+    app = open_page("submit")
+    fill(app, dataset="books", lr="fast", beta2="most")
+    button(app, "send").click().run()
+    assert "Correct model, lr, beta2 (under Advanced)." in html_of(app)
+    assert {found.label.split()[0]: found.proto.expanded for found in app.expander}["Advanced"]
 
 
 def test_an_error_of_the_api_stands_at_its_field_with_the_remedy(open_page: OpenPage, fake: FakeClient) -> None:
