@@ -38,10 +38,14 @@ def up(
     """Start the orchestrator and the dashboard, and run until Ctrl-C. Jobs go on when it ends."""
     settings = read_settings(Settings, host=host, port=port, dashboard_port=dashboard_port)
     try:
-        from orchestrator.app import serve
+        from orchestrator.app import serve, sole_owner
     except ModuleNotFoundError as error:
         advice = "pip install 'saeforge[orchestrator]'"
         raise SettingsError(f"the orchestrator is not installed here ({error.name})", suggestion=advice) from None
+    if settings.home.exists():
+        # The server takes the home only once it runs, and could no longer refuse in one line then.
+        with sole_owner(settings):
+            pass
     require_free_port(settings.host, settings.port, "--port")
     if not api_only:
         require_free_port(settings.dashboard_host, settings.dashboard_port, "--dashboard-port")

@@ -56,8 +56,9 @@ def test_the_key_is_printed_at_the_first_start_alone(saeforge: Machine) -> None:
 
 def test_a_second_orchestrator_on_the_same_home_is_refused(saeforge: Machine) -> None:
     result = saeforge.run("up", "--api-only", "--port", str(free_port()))
-    assert result.returncode != 0
-    assert b"another orchestrator" in result.stderr + result.stdout
+    assert result.returncode == ExitCode.BAD_INPUT
+    assert b"another orchestrator" in result.stderr
+    assert result.stdout == b""
 
 
 def test_a_wrong_key_has_its_exit_code(saeforge: Machine) -> None:
