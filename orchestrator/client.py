@@ -79,12 +79,12 @@ class Client:
 
         Raises:
             SettingsError: an environment variable does not parse, or the URL is none.
+            Unauthenticated: the key holds characters that cannot be sent.
         """
         settings = read_settings(ClientSettings)
         self._transport = Transport(
             (url or settings.base_url).rstrip("/"),
             api_key or settings.find_api_key(),
-            key_file=settings.key_file,
             timeout_s=timeout_s or settings.timeout_s,
             retries=retries,
             backoff_s=backoff_s,

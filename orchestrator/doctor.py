@@ -210,7 +210,13 @@ def memory(settings: Settings) -> Iterator[Finding]:
 
 def ports_and_orchestrator(settings: Settings) -> Iterator[Finding]:
     """Whether an orchestrator answers and knows our key, and whether the ports are free where none does."""
-    with Client(timeout_s=3, retries=0) as client:
+    try:
+        client = Client(timeout_s=3, retries=0)
+    except Unauthenticated as error:
+        remedy = error.suggestion
+        yield Finding(name="api key", state="missing", detail=error.message, remedy=remedy, required=True)
+        return
+    with client:
         try:
             version = client.health().version
         except Unreachable:

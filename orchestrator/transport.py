@@ -38,6 +38,9 @@ _BY_STATUS: dict[int, type[OrchestratorError]] = {
     kind.status: kind for kind in (InvalidInput, Unauthenticated, Forbidden, NotFound, StateConflict, TooLarge)
 }
 
+KEY_ADVICE = "set SAEFORGE_API_KEY (the key is in <home>/api-key on the orchestrator's machine)"
+"""What to do about a key that is missing or wrong. The API speaks of headers, which no user of a client sends."""
+
 Item = TypeVar("Item")
 
 
@@ -56,7 +59,6 @@ class Transport:
         url: str,
         api_key: str | None,
         *,
-        key_file: Path,
         timeout_s: float,
         retries: int,
         backoff_s: float,
@@ -69,9 +71,10 @@ class Transport:
                 field="SAEFORGE_URL",
                 suggestion="write it like http://127.0.0.1:8000",
             )
+        if api_key and not (api_key.isascii() and api_key.isprintable()):
+            raise Unauthenticated("the API key holds characters that no key has", suggestion=KEY_ADVICE)
         self.url = url
         self.api_key = api_key
-        self.key_file = key_file
         self.timeout_s = timeout_s
         self.reconnect_for_s = reconnect_for_s
         self._local = parts.hostname in LOOPBACK
@@ -149,10 +152,8 @@ class Transport:
         if kind is None:
             return UnexpectedAnswer(f"{view.message} ({status} {view.code})", suggestion=view.details.suggestion)
         suggestion = view.details.suggestion
-        if kind is Unauthenticated and suggestion is None:
-            suggestion = (
-                f"set SAEFORGE_API_KEY to the key in the orchestrator's api-key file (looked in {self.key_file})"
-            )
+        if kind is Unauthenticated:
+            suggestion = KEY_ADVICE
         return kind(view.message, field=view.details.field, suggestion=suggestion)
 
     def _unreachable(self, reason: object) -> Unreachable:

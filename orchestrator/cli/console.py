@@ -27,7 +27,7 @@ from orchestrator.errors import (
     TooLarge,
     Unauthenticated,
 )
-from orchestrator.transport import Unreachable
+from orchestrator.transport import KEY_ADVICE, Unreachable
 from orchestrator.views import JobView
 
 Arguments = ParamSpec("Arguments")
@@ -135,13 +135,23 @@ def command(function: Callable[Arguments, ExitCode | None]) -> Callable[Argument
 
 def complain(error: OrchestratorError, *, as_json: bool = False) -> None:
     """Say on standard error what went wrong and what to do."""
+    advice = _advice(error)
     if as_json:
-        details = {"field": error.field, "suggestion": error.suggestion}
+        details = {"field": error.field, "suggestion": advice}
         sys.stderr.write(json.dumps({"code": error.code, "message": error.message, "details": details}) + "\n")
         return
     err.print(Text(f"error: {printable(error.message)}", style="red"), soft_wrap=True)
-    if error.suggestion:
-        err.print(Text(f"  → {printable(error.suggestion)}"), soft_wrap=True)
+    if advice:
+        err.print(Text(f"  → {printable(advice)}"), soft_wrap=True)
+
+
+def _advice(error: OrchestratorError) -> str | None:
+    """What to do, in terms of this command line where the API speaks of requests."""
+    if isinstance(error, Unauthenticated):
+        return KEY_ADVICE
+    if isinstance(error, NotFound) and error.field == "id":
+        return "saeforge ls lists the jobs there are"
+    return error.suggestion
 
 
 def emit(value: BaseModel | Sequence[BaseModel] | dict[str, Any]) -> None:

@@ -7,10 +7,12 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner, Result
 
+from orchestrator.app import sole_owner
 from orchestrator.cli import app
 from orchestrator.cli.console import ExitCode
 from orchestrator.cli.submission import parameters
 from orchestrator.domain import Resources
+from orchestrator.settings import Settings
 from tests.scripted_api import JOB, Answer, Script, error_json, http_server, job_json
 from worker_image.contract.jobs import JOB_TYPES, ContainerParams, TrainSaeParams
 
@@ -88,6 +90,27 @@ def test_an_error_is_json_where_json_is_asked_for(monkeypatch: pytest.MonkeyPatc
         "message": "k: too big",
         "details": {"field": "k", "suggestion": "lower k"},
     }
+
+
+def test_a_refused_key_is_answered_with_the_variable_to_set(monkeypatch: pytest.MonkeyPatch) -> None:
+    refusal = Answer(401, error_json("unauthenticated", suggestion="send the header 'Authorization: Bearer <key>'"))
+    result, _ = run(monkeypatch, ["ls"], refusal)
+    assert "SAEFORGE_API_KEY" in result.stderr
+    assert "header" not in result.stderr
+
+
+def test_a_key_that_cannot_be_sent_is_refused_in_one_sentence(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("SAEFORGE_API_KEY", "ключ")
+    result, script = run(monkeypatch, ["ls"], page())
+    assert result.exit_code == ExitCode.NOT_ALLOWED
+    assert result.stderr.splitlines()[0] == "error: the API key holds characters that no key has"
+    assert script.requests == []
+
+
+def test_a_job_that_is_not_there_is_answered_with_the_command_that_lists_them(monkeypatch: pytest.MonkeyPatch) -> None:
+    refusal = Answer(404, error_json("not_found", field="id", suggestion="GET /api/jobs lists the jobs there are"))
+    result, _ = run(monkeypatch, ["show", str(JOB)], refusal)
+    assert "saeforge ls lists the jobs there are" in result.stderr
 
 
 def test_an_unknown_flag_is_wrong_usage() -> None:
@@ -332,6 +355,15 @@ def test_up_says_which_port_is_taken(monkeypatch: pytest.MonkeyPatch) -> None:
     assert result.exit_code == ExitCode.BAD_INPUT
     assert port in result.stderr
     assert "--port" in result.stderr
+
+
+def test_up_on_a_home_in_use_says_so_before_anything_else(monkeypatch: pytest.MonkeyPatch) -> None:
+    with sole_owner(Settings()):
+        result = CliRunner().invoke(app, ["up", "--api-only", "--port", "0"])
+    assert result.exit_code == ExitCode.BAD_INPUT
+    assert result.stderr.startswith("error: another orchestrator runs on")
+    assert len(result.stderr.splitlines()) == 2
+    assert result.stdout == ""
 
 
 def test_up_refuses_a_public_address_without_auth(monkeypatch: pytest.MonkeyPatch) -> None:

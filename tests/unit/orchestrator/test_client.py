@@ -210,7 +210,7 @@ def test_an_error_keeps_its_message_field_and_suggestion() -> None:
     assert (error.message, error.field, error.suggestion) == ("k: too big", "params.k", "lower it")
 
 
-def test_a_wrong_key_says_where_the_key_is_looked_for() -> None:
+def test_a_wrong_key_says_where_the_key_is() -> None:
     assert "api-key" in str(refused(Answer(401, error_json("unauthenticated"))).suggestion)
 
 

@@ -114,6 +114,11 @@ def test_an_orchestrator_that_refuses_the_key_is_something_required(monkeypatch:
     assert (finding.state, finding.required) == ("missing", True)
 
 
+def test_a_key_that_cannot_be_sent_is_something_required(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("SAEFORGE_API_KEY", "ключ")
+    assert found(doctor.ports_and_orchestrator)["api key"].required
+
+
 def test_another_service_on_the_port_is_told_apart(monkeypatch: pytest.MonkeyPatch) -> None:
     with http_server(Script(Answer(200, b"hello"))) as url:
         monkeypatch.setenv("SAEFORGE_URL", url)
