@@ -1,15 +1,34 @@
 """The command line: ``saeforge``."""
 
+from typing import Annotated
+
 import typer
 
 from orchestrator.cli import diagnosis, following, jobs, server, submission
+from worker_image import __version__
 
 app = typer.Typer(
     name="saeforge",
-    help="Queue, run and watch sparse-autoencoder training jobs on your own GPUs.",
     no_args_is_help=True,
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
+
+
+def _print_version(asked: bool) -> None:
+    if asked:
+        typer.echo(f"saeforge {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def saeforge(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Print the version.")
+    ] = False,
+) -> None:
+    """Queue, run and watch sparse-autoencoder training jobs on your own GPUs."""
+
+
 for module in (server, submission, jobs, following, diagnosis):
     module.add_to(app)

@@ -8,7 +8,7 @@ import typer
 from rich.text import Text
 
 from orchestrator.cli.console import ExitCode, JobRef, Json, command, emit, err, find_job, out, outcome_of, printable
-from orchestrator.cli.progress import Snapshot, display_on
+from orchestrator.cli.progress import Snapshot, display_on, held_out_line
 from orchestrator.cli.progress import watch as watch_job
 from orchestrator.client import Client
 from orchestrator.errors import InvalidInput
@@ -59,6 +59,8 @@ def watch(job: JobRef, json: Json = False) -> ExitCode:
         else:
             ended = asyncio.run(watch_job(client, job_id, display_on(out)))
             say_outcome(ended)
+            if (line := held_out_line(ended)) is not None:
+                out.print(line, soft_wrap=True)
     return outcome_of(ended)
 
 

@@ -1,5 +1,6 @@
 """Commands that list jobs, show one, and act on one."""
 
+import math
 from collections.abc import Callable, Sequence
 from datetime import UTC, datetime
 from typing import Annotated, Any
@@ -8,10 +9,10 @@ import typer
 from rich.table import Table
 from rich.text import Text
 
-from orchestrator.cli.console import JobRef, Json, command, emit, find_job, out, printable, size, status_text
+from orchestrator.cli.console import STYLES, JobRef, Json, command, emit, find_job, out, printable, size, status_text
 from orchestrator.cli.progress import duration
 from orchestrator.client import Client
-from orchestrator.domain import JobStatus
+from orchestrator.domain import TERMINAL, JobStatus
 from orchestrator.errors import InvalidInput
 from orchestrator.views import AttemptView, JobDetail, JobView
 
@@ -22,6 +23,7 @@ def add_to(app: typer.Typer) -> None:
     app.command("show")(show)
     for name, (action, said) in ACTIONS.items():
         app.command(name, help=_summary(action))(_action_command(action, said))
+    app.command("set-lr", help=_summary(Client.set_learning_rate))(set_lr)
     app.command("restart", help=_summary(Client.restart))(restart)
     app.command("purge")(purge)
 
@@ -45,6 +47,19 @@ def _action_command(action: Callable[[Client, str], JobDetail], said: str) -> Ca
 
 
 @command
+def set_lr(
+    job: JobRef,
+    lr: Annotated[float, typer.Argument(metavar="LR", help="The new peak learning rate, e.g. 3e-4.")],
+    json: Json = False,
+) -> None:
+    if not math.isfinite(lr):
+        raise InvalidInput(f"lr: {lr} is not a number", field="lr", suggestion="give one like 3e-4")
+    with Client() as client:
+        said = f"was asked for a peak learning rate of {lr:g}"
+        _tell(client.set_learning_rate(find_job(client, job), lr), said, json=json)
+
+
+@command
 def restart(
     job: JobRef,
     fresh: Annotated[bool, typer.Option("--fresh", help="Start over instead of continuing.")] = False,
@@ -57,6 +72,8 @@ def restart(
 def _tell(after: JobDetail, said: str, *, json: bool) -> None:
     if json:
         emit(after)
+    elif after.status in TERMINAL or after.status is JobStatus.PAUSED:
+        out.print(Text.assemble(f"{after.id} is ", (str(after.status), STYLES[after.status][1])))
     else:
         out.print(Text.assemble(f"{after.id} {said}: ", status_text(after.status)))
 
@@ -122,9 +139,9 @@ def _listing(jobs: Sequence[JobView], width: int) -> Table:
     for heading in headings:
         table.add_column(heading, no_wrap=True, justify="right" if heading in {"PROGRESS", "AGE"} else "left")
     for job in jobs:
-        name = Text(printable(job.name))
+        name = Text(printable(_first_line(job.name)))
         name.truncate(name_width, overflow="ellipsis")
-        detail = Text(printable(_detail(job)))
+        detail = Text(printable(_first_line(_detail(job))))
         detail.truncate(detail_width, overflow="ellipsis")
         age = duration((datetime.now(UTC) - job.created_at).total_seconds())
         kind: list[str | Text] = [job.type, Text(printable(job.owner))] if roomy else []
@@ -200,7 +217,12 @@ def _detail(job: JobView) -> str:
     if job.failure:
         return f"{job.failure.reason}: {job.failure.message}"
     figures = job.results or job.metrics or {}
-    return "  ".join(f"{name} {figures[name]:.4g}" for name in ("loss", "fvu", "l0") if name in figures)
+    labels = {"loss": "loss", "fvu": "held-out FVU" if job.results else "FVU", "l0": "L0"}
+    return "  ".join(f"{label} {figures[name]:.4g}" for name, label in labels.items() if name in figures)
+
+
+def _first_line(text: str) -> str:
+    return text.strip().partition("\n")[0]
 
 
 def _share(job: JobView) -> str:

@@ -236,18 +236,28 @@ def _figures(snapshot: Snapshot) -> list[str]:
     """Loss, FVU, L0, dead latents, throughput and ETA: those that are known."""
     metrics = snapshot.metrics
     figures = [f"loss {metrics['loss']:.4f}"] if "loss" in metrics else []
-    if "fvu" in metrics:
-        figures.append(f"FVU {metrics['fvu']:.4f}")
-    if "l0" in metrics:
-        figures.append(f"L0 {metrics['l0']:.1f}")
-    if "dead_share" in metrics:
-        figures.append(f"dead {100 * metrics['dead_share']:.1f} %")
+    figures += _quality(metrics)
     if "tokens_per_s" in metrics and snapshot.unit != "tokens":
         figures.append(f"{metrics['tokens_per_s']:,.0f} tokens/s")
     elif snapshot.rate_per_s is not None:
         figures.append(f"{snapshot.rate_per_s:,.0f} {snapshot.unit}/s")
     if snapshot.ends_at is not None and snapshot.status is JobStatus.RUNNING:
         figures.append(f"ETA {duration(max(0.0, snapshot.ends_at - time.time()))}")
+    return figures
+
+
+def held_out_line(job: JobView) -> str | None:
+    """What the finished SAE scores on text it was not trained on; none before it is measured, or of other jobs."""
+    figures = _quality(job.results or {})
+    return f"held out: {'  '.join(figures)}" if figures else None
+
+
+def _quality(values: dict[str, Any]) -> list[str]:
+    figures = [f"FVU {values['fvu']:.4f}"] if "fvu" in values else []
+    if "l0" in values:
+        figures.append(f"L0 {values['l0']:.1f}")
+    if "dead_share" in values:
+        figures.append(f"dead {100 * values['dead_share']:.1f} %")
     return figures
 
 

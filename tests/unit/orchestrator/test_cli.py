@@ -14,6 +14,7 @@ from orchestrator.cli.submission import parameters
 from orchestrator.domain import Resources
 from orchestrator.settings import Settings
 from tests.scripted_api import JOB, Answer, Script, error_json, http_server, job_json
+from worker_image import __version__
 from worker_image.contract.jobs import JOB_TYPES, ContainerParams, TrainSaeParams
 
 DOCS = Path(__file__).resolve().parents[3] / "docs" / "cli.md"
@@ -111,6 +112,10 @@ def test_a_job_that_is_not_there_is_answered_with_the_command_that_lists_them(mo
     refusal = Answer(404, error_json("not_found", field="id", suggestion="GET /api/jobs lists the jobs there are"))
     result, _ = run(monkeypatch, ["show", str(JOB)], refusal)
     assert "saeforge ls lists the jobs there are" in result.stderr
+
+
+def test_the_version_is_told() -> None:
+    assert CliRunner().invoke(app, ["--version"]).stdout == f"saeforge {__version__}\n"
 
 
 def test_an_unknown_flag_is_wrong_usage() -> None:
@@ -281,6 +286,23 @@ def test_ls_says_why_a_job_waits(monkeypatch: pytest.MonkeyPatch) -> None:
     assert "all cores are taken (place 2)" in result.stdout
 
 
+def test_ls_shows_the_first_line_of_a_failure_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    failure = {"reason": "cuda_oom", "message": "first\nsecond", "field": None, "suggestion": None}
+    result, _ = run(monkeypatch, ["ls"], page(job_json("failed", failure=failure)))
+    assert "cuda_oom: first" in result.stdout
+    assert len(result.stdout.splitlines()) == 2
+
+
+@pytest.mark.parametrize(
+    ("figures", "label"), [({"results": {"fvu": 0.1}}, "held-out FVU 0.1"), ({"metrics": {"fvu": 0.1}}, " FVU 0.1")]
+)
+def test_ls_tells_held_out_figures_from_those_of_training(
+    monkeypatch: pytest.MonkeyPatch, figures: dict[str, object], label: str
+) -> None:
+    result, _ = run(monkeypatch, ["ls"], page(job_json("running", **figures)))
+    assert label in result.stdout
+
+
 def test_a_job_cannot_rewrite_the_terminal(monkeypatch: pytest.MonkeyPatch) -> None:
     result, _ = run(monkeypatch, ["ls"], page(job_json(name="\x1b[2Jgone [red]x")))
     assert "\x1b" not in result.stdout
@@ -309,6 +331,35 @@ def test_show_tells_the_failure_and_what_to_do(monkeypatch: pytest.MonkeyPatch) 
 def test_each_action_answers_with_the_job_as_json(monkeypatch: pytest.MonkeyPatch, name: str) -> None:
     result, _ = run(monkeypatch, [name, str(JOB), "--json"], Answer(202, job_json("running")))
     assert json.loads(result.stdout)["status"] == "running"
+
+
+@pytest.mark.parametrize(
+    ("name", "status", "said"),
+    [
+        ("stop", "running", "is being stopped: ▶ running"),
+        ("stop", "stopped", "is stopped"),
+        ("pause", "paused", "is paused"),
+        ("cancel", "cancelled", "is cancelled"),
+    ],
+)
+def test_an_action_on_a_job_already_there_is_told_as_done(
+    monkeypatch: pytest.MonkeyPatch, name: str, status: str, said: str
+) -> None:
+    result, _ = run(monkeypatch, [name, str(JOB)], Answer(202, job_json(status)))
+    assert result.stdout == f"{JOB} {said}\n"
+
+
+def test_set_lr_sends_the_new_rate(monkeypatch: pytest.MonkeyPatch) -> None:
+    result, script = run(monkeypatch, ["set-lr", str(JOB), "3e-4"], Answer(202, job_json("running")))
+    assert script.requests[0].path == f"/api/jobs/{JOB}/learning-rate"
+    assert sent(script) == {"lr": 0.0003}
+    assert "0.0003" in result.stdout
+
+
+def test_a_learning_rate_that_is_no_number_is_not_sent(monkeypatch: pytest.MonkeyPatch) -> None:
+    result, script = run(monkeypatch, ["set-lr", str(JOB), "nan"], Answer())
+    assert result.exit_code == ExitCode.BAD_INPUT
+    assert script.requests == []
 
 
 @pytest.mark.parametrize(("words", "fresh"), [([], False), (["--fresh"], True)])

@@ -7,7 +7,7 @@ from uuid import UUID
 import pytest
 from rich.console import Console
 
-from orchestrator.cli.progress import BarDisplay, LineDisplay, Snapshot, display_on, duration, line_of
+from orchestrator.cli.progress import BarDisplay, LineDisplay, Snapshot, display_on, duration, held_out_line, line_of
 from orchestrator.domain import JobStatus
 from orchestrator.views import EventView, JobDetail
 from tests.scripted_api import JOB, job_json
@@ -50,6 +50,16 @@ def test_a_job_under_way_shows_what_is_known_before_any_event() -> None:
     snapshot = Snapshot.of(JobDetail.model_validate(job_json("running", progress=TRAINING, metrics=METRICS)))
     assert "430/1,000 steps" in line_of(snapshot)
     assert "loss 0.1235" in line_of(snapshot)
+
+
+def test_the_held_out_line_is_that_of_the_results() -> None:
+    results = {"fvu": 0.2, "l0": 32.0, "dead_share": 0.012, "alive_features": 10}
+    ended = JobDetail.model_validate(job_json("completed", metrics=METRICS, results=results))
+    assert held_out_line(ended) == "held out: FVU 0.2000  L0 32.0  dead 1.2 %"
+
+
+def test_a_job_without_results_has_no_held_out_line() -> None:
+    assert held_out_line(JobDetail.model_validate(job_json("stopped", metrics=METRICS))) is None
 
 
 def test_an_event_of_the_future_changes_nothing() -> None:
