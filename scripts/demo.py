@@ -11,6 +11,7 @@ import argparse
 import asyncio
 import json
 import os
+import shlex
 import signal
 import socket
 import subprocess
@@ -95,7 +96,7 @@ def run(*, once: bool, steps: int | None) -> int:
         say("dashboard", running.dashboard)
         ended = train(client, parameters(steps))
         artifacts = client.artifacts(ended.id)
-        report(settings, ended, artifacts, running, time.monotonic() - began)
+        report(settings, ended, artifacts, running, time.monotonic() - began, stays=not once)
         if not once:
             stay(running)
     return outcome_of(ended)
@@ -256,7 +257,9 @@ def train(client: Client, params: dict[str, Any]) -> JobDetail:
     return ended
 
 
-def report(settings: Settings, job: JobDetail, artifacts: list[ArtifactView], running: Servers, total_s: float) -> None:
+def report(
+    settings: Settings, job: JobDetail, artifacts: list[ArtifactView], running: Servers, total_s: float, *, stays: bool
+) -> None:
     """The figures: a short table here, the same in demo.json."""
     results = job.results or {}
     wall_s = (job.completed_at - job.started_at).total_seconds() if job.completed_at and job.started_at else None
@@ -296,7 +299,8 @@ def report(settings: Settings, job: JobDetail, artifacts: list[ArtifactView], ru
         for artifact in artifacts:
             table.add_row("", f"{artifact.path}  {size(artifact.size_bytes)}")
     table.add_row("figures", short(settings.home / "demo.json"))
-    table.add_row("dashboard", running.dashboard)
+    again = f"SAEFORGE_HOME={shlex.quote(short(settings.home))} make up shows it again"
+    table.add_row("dashboard", running.dashboard if stays else again)
     out.print()
     out.print(table)
 
