@@ -130,3 +130,9 @@ def test_a_key_of_ones_own_is_used_instead(tmp_path: Path) -> None:
 def test_listening_in_public_without_auth_is_refused(tmp_path: Path) -> None:
     with pytest.raises(ValidationError, match="without auth"):
         Settings(home=tmp_path, host="0.0.0.0", auth="off")
+
+
+@pytest.mark.parametrize("key", ["ключ", "two words", "a\nb"])
+def test_a_key_that_no_header_can_carry_is_refused(tmp_path: Path, key: str) -> None:
+    with pytest.raises(ValidationError, match="no header"):
+        Settings(home=tmp_path, api_key=key)
