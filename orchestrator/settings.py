@@ -111,13 +111,6 @@ class Settings(ClientSettings):
             )
         return self
 
-    @model_validator(mode="after")
-    def _key_fits_a_header(self) -> Self:
-        key = self.api_key.get_secret_value() if self.api_key else ""
-        if not (key.isascii() and key.isprintable()) or " " in key:
-            raise ValueError("SAEFORGE_API_KEY: no header can carry it; use printable ASCII characters without spaces")
-        return self
-
     @property
     def database(self) -> Path:
         return self.home / "saeforge.db"

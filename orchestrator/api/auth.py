@@ -10,7 +10,7 @@ from uuid import UUID
 
 from starlette.requests import HTTPConnection
 
-from orchestrator.errors import Forbidden, Unauthenticated
+from orchestrator.errors import Forbidden, SettingsError, Unauthenticated
 from orchestrator.settings import LOOPBACK, Settings
 
 TICKET_S = 30.0
@@ -30,9 +30,18 @@ def api_key(settings: Settings) -> tuple[str, bool]:
     """The key the API asks for, and whether it was made just now.
 
     Taken from the settings, else from the key file, else generated into a file only its owner can read.
+
+    Raises:
+        SettingsError: no header could carry the key.
     """
     known = settings.find_api_key()
     if known is not None:
+        if not (known.isascii() and known.isprintable()) or " " in known:
+            raise SettingsError(
+                "SAEFORGE_API_KEY: no header can carry it",
+                field="SAEFORGE_API_KEY",
+                suggestion="use printable ASCII characters without spaces",
+            )
         return known, False
     settings.home.mkdir(parents=True, exist_ok=True)
     key = KEY_PREFIX + secrets.token_urlsafe(32)

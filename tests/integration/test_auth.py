@@ -13,6 +13,7 @@ from websockets.sync.client import connect
 from orchestrator.api.auth import api_key
 from orchestrator.app import create_app
 from orchestrator.executors.fake import FakeEngine
+from orchestrator.errors import SettingsError
 from orchestrator.settings import Settings
 from tests.integration.conftest import Orchestrator
 
@@ -134,5 +135,5 @@ def test_listening_in_public_without_auth_is_refused(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("key", ["ключ", "two words", "a\nb"])
 def test_a_key_that_no_header_can_carry_is_refused(tmp_path: Path, key: str) -> None:
-    with pytest.raises(ValidationError, match="no header"):
-        Settings(home=tmp_path, api_key=key)
+    with pytest.raises(SettingsError, match="no header"):
+        api_key(Settings(home=tmp_path, api_key=key))
