@@ -12,8 +12,8 @@ from websockets.sync.client import connect
 
 from orchestrator.api.auth import api_key
 from orchestrator.app import create_app
-from orchestrator.executors.fake import FakeEngine
 from orchestrator.errors import SettingsError
+from orchestrator.executors.fake import FakeEngine
 from orchestrator.settings import Settings
 from tests.integration.conftest import Orchestrator
 
