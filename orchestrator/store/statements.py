@@ -1,4 +1,4 @@
-"""The named statements of ``queries.sql`` and the migrations beside it."""
+"""The named statements of ``queries/`` and the migrations beside it."""
 
 import re
 from functools import cache
@@ -7,15 +7,23 @@ from importlib import resources
 
 @cache
 def statements() -> dict[str, str]:
-    """Name -> SQL, as written in ``queries.sql``."""
-    text = (resources.files(__package__) / "queries.sql").read_text()
-    parts = re.split(r"^-- name: (\w+)\n", text, flags=re.MULTILINE)
-    return {name: sql.strip() for name, sql in zip(parts[1::2], parts[2::2], strict=True)}
+    """Name -> SQL, of all files in ``queries/``."""
+    found: dict[str, str] = {}
+    for text in _scripts("queries"):
+        parts = re.split(r"^-- name: (\w+)\n", text, flags=re.MULTILINE)
+        named = dict(zip(parts[1::2], (sql.strip() for sql in parts[2::2]), strict=True))
+        assert found.keys().isdisjoint(named), f"named twice: {found.keys() & named.keys()}"
+        found |= named
+    return found
 
 
 @cache
 def migrations() -> tuple[str, ...]:
     """The migration scripts in order; the n-th brings the schema to version n."""
-    folder = resources.files(__package__) / "migrations"
-    scripts = sorted((item for item in folder.iterdir() if item.name.endswith(".sql")), key=lambda item: item.name)
-    return tuple(script.read_text() for script in scripts)
+    return tuple(_scripts("migrations"))
+
+
+def _scripts(folder: str) -> list[str]:
+    """The texts of the SQL files in a folder of this package, by file name."""
+    files = (resources.files(__package__) / folder).iterdir()
+    return [file.read_text() for file in sorted(files, key=lambda file: file.name) if file.name.endswith(".sql")]

@@ -1,4 +1,4 @@
--- Every statement the store runs, by name.
+-- What the store runs about jobs, by name.
 
 -- name: insert_job
 INSERT INTO jobs (id, type, name, owner, priority, params, inputs, resources, status, created_at, restarted_from, resume_from)
