@@ -14,7 +14,7 @@ from uuid import UUID, uuid4
 import requests
 from pydantic import BaseModel, TypeAdapter, ValidationError
 
-from orchestrator.domain import TERMINAL, JobStatus, Resources
+from orchestrator.domain import TERMINAL, JobStatus, Resources, RetryPolicy
 from orchestrator.errors import InvalidInput, OrchestratorError
 from orchestrator.settings import ClientSettings, read_settings
 from orchestrator.streams import EventStream, LogFrame, LogStream, UnexpectedAnswer
@@ -146,6 +146,7 @@ class Client:
         priority: int = 0,
         tags: Sequence[str] = (),
         resources: Resources | None = None,
+        retry: RetryPolicy | None = None,
         idempotency_key: str | None = None,
     ) -> JobDetail:
         """Queue a job. Safe to repeat with the same ``idempotency_key``, which is made up when empty.
@@ -163,6 +164,7 @@ class Client:
                 priority=priority,
                 tags=list(tags),
                 resources=resources or Resources(),
+                retry=retry or RetryPolicy(),
             )
         except ValidationError as error:
             first = error.errors()[0]

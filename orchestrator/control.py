@@ -30,7 +30,7 @@ def available_actions(job: Job) -> list[str]:
         case JobStatus.STARTING | JobStatus.RUNNING:
             return ["cancel", "stop", *sorted(commands - {"stop"})]
         case JobStatus.PAUSING:
-            return ["cancel", "stop"]
+            return ["cancel", "resume" if job.intent == "pause" else "pause", "stop"]
         case JobStatus.STOPPING:
             return ["cancel"] if job.intent != "cancel" else []
         case _:
@@ -74,8 +74,10 @@ class Control:
         """Checkpoint, exit and free the GPU; a queued job just leaves the queue."""
 
         async def change(job: Job) -> Job:
-            if job.status in (JobStatus.PAUSED, JobStatus.PAUSING):
+            if job.status is JobStatus.PAUSED or (job.status is JobStatus.PAUSING and job.intent == "pause"):
                 return job
+            if job.status is JobStatus.PAUSING:
+                return await self._store.want(job, "pause", phase="pausing")
             if job.status is JobStatus.QUEUED:
                 return await self._store.transition(job, JobStatus.PAUSED, "paused by the user", intent="pause")
             if job.status not in (JobStatus.STARTING, JobStatus.RUNNING):
@@ -91,12 +93,17 @@ class Control:
         return await self._changing(job_id, change)
 
     async def resume(self, job_id: UUID) -> Job:
-        """Queue it again; the next attempt continues from the newest checkpoint."""
+        """Queue it again; the next attempt continues from the newest checkpoint.
+
+        One that is still pausing goes back to the queue as soon as it has.
+        """
 
         async def change(job: Job) -> Job:
+            if job.status is JobStatus.PAUSING:
+                return await self._store.want(job, "requeue", phase="pausing, to be resumed")
             if job.status is not JobStatus.PAUSED:
                 raise _conflict(job, "resume", "only a paused job can be resumed")
-            return await self._store.transition(job, JobStatus.QUEUED, "resumed by the user", intent="run")
+            return await self._store.transition(job, JobStatus.QUEUED, "resumed by the user", intent="run", retries=0)
 
         return await self._changing(job_id, change)
 
@@ -150,6 +157,7 @@ class Control:
             owner=old.owner,
             priority=old.priority,
             tags=old.tags,
+            retry=old.retry,
             inputs=old.inputs,
             restarted_from=old.id,
             resume_from=resume_from,
@@ -209,8 +217,6 @@ _VERBS = {"set_learning_rate": "change the learning rate of"}
 
 
 def _conflict(job: Job, action: str, why: str) -> StateConflict:
-    if action == "resume" and job.status is JobStatus.PAUSING:
-        return StateConflict("the job is still pausing", suggestion="resume it once it is paused")
     return StateConflict(
         f"cannot {_VERBS.get(action, action)} a job that is {job.status}: {why}",
         suggestion=f"possible now: {', '.join(available_actions(job)) or 'nothing, it is being cancelled'}",

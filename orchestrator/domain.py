@@ -1,12 +1,12 @@
 """The nouns: Job, Attempt, Resources, and the one table of what may follow what."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import datetime
 from enum import StrEnum
-from typing import Literal
+from typing import Literal, Self
 from uuid import UUID
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from worker_image.contract.events import Failure
 from worker_image.contract.jobs import ContainerParams, TrainSaeParams
@@ -18,7 +18,7 @@ class JobStatus(StrEnum):
     """Where a job stands."""
 
     QUEUED = "queued"
-    """Waiting for its turn, with a reason that says why."""
+    """Waiting for its turn, for the first time or again, with a reason that says why."""
     STARTING = "starting"
     """An attempt holds its leases and is being launched."""
     RUNNING = "running"
@@ -43,6 +43,7 @@ TRANSITIONS: dict[JobStatus, frozenset[JobStatus]] = {
     JobStatus.QUEUED: frozenset({JobStatus.STARTING, JobStatus.PAUSED, JobStatus.STOPPED, JobStatus.CANCELLED}),
     JobStatus.STARTING: frozenset(
         {
+            JobStatus.QUEUED,
             JobStatus.RUNNING,
             JobStatus.PAUSING,
             JobStatus.PAUSED,
@@ -55,6 +56,7 @@ TRANSITIONS: dict[JobStatus, frozenset[JobStatus]] = {
     ),
     JobStatus.RUNNING: frozenset(
         {
+            JobStatus.QUEUED,
             JobStatus.PAUSING,
             JobStatus.PAUSED,
             JobStatus.STOPPING,
@@ -66,6 +68,7 @@ TRANSITIONS: dict[JobStatus, frozenset[JobStatus]] = {
     ),
     JobStatus.PAUSING: frozenset(
         {
+            JobStatus.QUEUED,
             JobStatus.PAUSED,
             JobStatus.STOPPING,
             JobStatus.COMPLETED,
@@ -89,8 +92,42 @@ TERMINAL = frozenset(status for status, following in TRANSITIONS.items() if not 
 ACTIVE = frozenset({JobStatus.STARTING, JobStatus.RUNNING, JobStatus.PAUSING, JobStatus.STOPPING})
 """Statuses in which an attempt exists and may hold leases."""
 
-Intent = Literal["run", "pause", "stop", "cancel"]
-"""What the user wants of a job; its status says what is."""
+Intent = Literal["run", "requeue", "pause", "stop", "cancel"]
+"""What is wanted of a job; its status says what is. ``requeue``: to make room now and to run again later, which is the
+scheduler's wish; the others are the user's."""
+
+
+class FailureClass(StrEnum):
+    """What kind of failure ended an attempt: what decides whether another try can help."""
+
+    HOST_OOM = "host_oom"
+    CUDA_OOM = "cuda_oom"
+    IMAGE = "image"
+    USER_ERROR = "user_error"
+    TIMEOUT = "timeout"
+    ENGINE = "engine"
+    LOST = "lost"
+    INTERNAL = "internal"
+
+
+DEFAULT_RETRIES = 3
+"""Retries of a kind of failure that is tried again only because the job asks for it."""
+
+RETRIES: dict[FailureClass, int] = {
+    FailureClass.HOST_OOM: 1,
+    FailureClass.CUDA_OOM: 0,
+    FailureClass.IMAGE: 3,
+    FailureClass.USER_ERROR: 0,
+    FailureClass.TIMEOUT: 0,
+    FailureClass.ENGINE: 5,
+    FailureClass.LOST: 3,
+    FailureClass.INTERNAL: 0,
+}
+"""Kind of failure -> further attempts in a row, unless the job says otherwise.
+
+What would fail the same way again gets none: a user's error, a GPU too small (the worker has halved its micro-batch by
+then), a defect of ours. Memory of the machine may have been short because of a neighbour: once.
+"""
 
 
 class Resources(BaseModel):
@@ -99,12 +136,20 @@ class Resources(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True)
 
     gpus: int | None = Field(default=None, ge=0, le=64)
-    """Whole GPUs; when empty, one if the job type uses GPUs and the machine has any, else none."""
+    """GPUs; when empty, one if the job type uses GPUs and the machine has any, else none."""
+    gpu_memory_mb: int | None = Field(default=None, ge=64, le=16_777_216)
+    """Memory in MiB the job needs of its one GPU, which it then shares with other such jobs as far as theirs fits; when
+    empty, its GPUs are its own."""
+    gpu_ids: tuple[str, ...] = Field(default=(), max_length=64)
+    """Only these GPUs, by UUID or index; any when empty."""
+    gpu_model: str | None = Field(default=None, min_length=1, max_length=100)
+    """Only GPUs whose name contains this, e.g. "H100", whatever the case; any when empty."""
     cpus: float | None = Field(default=None, gt=0, le=1024)
     """CPU cores; when empty, one for plain containers and, for types that use GPUs, an even share per GPU (all cores
     on a machine without GPUs)."""
     memory_mb: int | None = Field(default=None, ge=64, le=16_777_216)
-    """Memory limit in MiB; exceeding it ends the attempt. Not limited when empty."""
+    """Memory limit in MiB; exceeding it ends the attempt. Jobs start only while their limits fit the machine together.
+    Not limited, and not counted, when empty."""
     shm_mb: int = Field(default=256, ge=1, le=1_048_576)
     """Shared memory (/dev/shm) in MiB."""
     pids: int = Field(default=4096, ge=16, le=4_194_304)
@@ -112,14 +157,70 @@ class Resources(BaseModel):
     timeout_s: float | None = Field(default=None, gt=0)
     """Longest run of one attempt in seconds; not limited when empty."""
 
+    @model_validator(mode="after")
+    def _one_shared(self) -> Self:
+        if self.gpu_memory_mb is not None and self.gpus is not None and self.gpus != 1:
+            raise ValueError("gpu_memory_mb: only a job of one GPU can share it; set gpus to 1 or leave it out")
+        return self
+
+
+class RetryPolicy(BaseModel):
+    """How often, and how soon, a job that failed through no fault of its own is tried again.
+
+    Each attempt continues from the newest checkpoint. What is worth another try, and how often, is told by
+    ``RETRIES``; this bounds it.
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True)
+
+    max_retries: int | None = Field(default=None, ge=0, le=1000)
+    """Most further attempts in a row; as many as its kind of failure is given when empty, none when 0."""
+    backoff_s: float = Field(default=10.0, ge=0, le=86_400)
+    """Seconds before the first of them."""
+    multiplier: float = Field(default=2.0, ge=1, le=100)
+    """Factor by which each further one waits longer."""
+    max_backoff_s: float = Field(default=600.0, ge=0, le=604_800)
+    """Longest wait before one, in seconds."""
+    on: tuple[FailureClass, ...] | None = None
+    """Kinds of failure to try again after; those that ``RETRIES`` gives any retries when empty."""
+
+    def retries(self, kind: FailureClass) -> int:
+        """How many further attempts in a row a failure of this kind gets."""
+        if self.on is not None and kind not in self.on:
+            return 0
+        given = RETRIES[kind]
+        if self.max_retries is None:
+            return given if self.on is None else max(given, DEFAULT_RETRIES)
+        return self.max_retries if given or self.on is not None else 0
+
+    def delay_s(self, retry: int) -> float:
+        """Seconds to wait before the ``retry``-th further attempt, from 1."""
+        # Bounded before it is raised to a power that no float holds.
+        return min(self.backoff_s * self.multiplier ** min(retry - 1, 64), self.max_backoff_s)
+
+
+WaitReason = Literal[
+    "next_in_line",
+    "gpu_busy",
+    "gpu_memory_busy",
+    "cpu_busy",
+    "memory_busy",
+    "behind_others",
+    "quota",
+    "backoff",
+    "preempting",
+    "gpu_unknown",
+    "exceeds_machine",
+    "engine_unavailable",
+    "disk_full",
+]
+
 
 @dataclass(frozen=True, slots=True)
 class Wait:
     """Why a queued job has not started."""
 
-    reason: Literal[
-        "next_in_line", "gpu_busy", "cpu_busy", "behind_others", "gpu_unknown", "exceeds_machine", "engine_unavailable"
-    ]
+    reason: WaitReason
     detail: str
     position: int
     """Place in the queue, from 1."""
@@ -160,6 +261,22 @@ STATUS_OF: dict[EndReason, JobStatus] = {
 """How an attempt's end settles its job: the one table."""
 
 
+FAILURE_CLASS: dict[EndReason, FailureClass] = {
+    EndReason.USER_ERROR: FailureClass.USER_ERROR,
+    EndReason.EXIT_CODE: FailureClass.USER_ERROR,
+    EndReason.HOST_OOM: FailureClass.HOST_OOM,
+    EndReason.CUDA_OOM: FailureClass.CUDA_OOM,
+    EndReason.TIMEOUT: FailureClass.TIMEOUT,
+    EndReason.KILLED: FailureClass.LOST,
+    EndReason.LOST: FailureClass.LOST,
+    EndReason.IMAGE_MISSING: FailureClass.IMAGE,
+    EndReason.LAUNCH_FAILED: FailureClass.ENGINE,
+    EndReason.ALREADY_CLAIMED: FailureClass.INTERNAL,
+    EndReason.INTERNAL_ERROR: FailureClass.INTERNAL,
+}
+"""Of every end that fails a job."""
+
+
 @dataclass(frozen=True, slots=True)
 class JobFailure:
     """What went wrong with a job and what to do about it."""
@@ -189,8 +306,12 @@ class Attempt:
     """The executor's name for it, once launched."""
     cpus: float = 1.0
     """CPU cores granted."""
+    memory_mb: int = 0
+    """Memory of the machine granted, in MiB; 0 when it is not limited."""
     gpus: tuple[str, ...] = ()
     """UUIDs of the GPUs it leases."""
+    gpu_memory_mb: int | None = None
+    """Memory of its GPU granted, in MiB, when it shares it; its GPUs are its own when empty."""
     resume_from: str | None = None
     """Checkpoint directory it continues from."""
     started_at: datetime | None = None
@@ -263,6 +384,11 @@ class Job:
     """Checkpoint directory the next attempt continues from."""
     attempts: int = 0
     """How many attempts were begun."""
+    retry: RetryPolicy = field(default_factory=RetryPolicy)
+    retries: int = 0
+    """Further attempts in a row made after failures, without anybody's asking."""
+    not_before: datetime | None = None
+    """When a queued job may start at the earliest: it waits between attempts."""
     inputs: dict[str, str] | None = None
     """Reference field -> what it resolved to when the job was submitted."""
     progress: dict[str, object] | None = None

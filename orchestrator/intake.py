@@ -39,6 +39,7 @@ async def admit(submission: JobSubmission, inventory: Inventory) -> Job:
         priority=submission.priority,
         tags=tuple(dict.fromkeys(submission.tags)),
         inputs=inputs,
+        retry=submission.retry,
     )
 
 

@@ -87,7 +87,7 @@ def outcome(facts: Facts) -> Outcome:
 
 def _asked_for(reported: str, intent: Intent) -> EndReason:
     """Either way a checkpoint was written, so the user's newest wish decides what the attempt's end means."""
-    if reported == "stopped" and intent == "pause":
+    if reported == "stopped" and intent in ("pause", "requeue"):
         return EndReason.PAUSED
     if reported == "paused" and intent == "stop":
         return EndReason.STOPPED
@@ -104,7 +104,7 @@ def _by_exit_code(facts: Facts) -> Outcome:
         )
     if facts.intent == "stop":
         return Outcome(EndReason.STOPPED)
-    if facts.overdue and facts.intent == "pause":
+    if facts.overdue and facts.intent in ("pause", "requeue"):
         if facts.has_checkpoint:
             return Outcome(EndReason.PAUSED)
         return _failed(

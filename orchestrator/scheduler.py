@@ -4,25 +4,29 @@ import asyncio
 import logging
 import time
 from collections import Counter
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
-from uuid import UUID
+from uuid import UUID, uuid4
 
 from orchestrator.broker import Broker
-from orchestrator.domain import Attempt, Job, Wait
-from orchestrator.errors import EngineUnavailable, NotFound, StateConflict
+from orchestrator.domain import Attempt, Job, JobStatus, Wait
+from orchestrator.errors import EngineUnavailable, ImageMissing, NotFound, StateConflict
 from orchestrator.executors.base import Executor
 from orchestrator.gpus import GpuReport, foreign
 from orchestrator.planner import Held, Machine, plan
 from orchestrator.settings import Settings
 from orchestrator.store import Store
-from orchestrator.supervisor import Supervisor
+from orchestrator.supervisor import Supervisor, image_of
+from worker_image.contract.commands import Pause
+from worker_image.contract.jobs import JOB_TYPES
 
 logger = logging.getLogger(__name__)
 
 BUSY_TICK_S = 1.0
 IDLE_TICK_S = 10.0
 SWEEP_S = 60.0
+PULL_AHEAD = 4
+"""Queued jobs, from the first, whose images are made available while they wait."""
 RETRY_MOST_S = 10.0
 """Longest pause before a supervisor that failed is replaced."""
 ENGINE_TRUST_S = 2.0
@@ -56,6 +60,10 @@ class Scheduler:
         self._tasks: set[asyncio.Task[None]] = set()
         self._failures: Counter[tuple[UUID, int]] = Counter()
         self._next_sweep = 0.0
+        self._orphans: dict[str, float] = {}
+        """Handle of a container that belongs to no known job -> when it was first seen."""
+        self._pulled: set[str] = set()
+        """Images made available ahead, or tried to."""
         self._engine_seen = -ENGINE_TRUST_S
 
     def wake(self) -> None:
@@ -107,6 +115,40 @@ class Scheduler:
         if decided.starts or decided.waits.keys() != self.waits.keys():
             self._broker.ring()
         self.waits = decided.waits
+        self._pull_ahead([job for job in queue if job.id in decided.waits][:PULL_AHEAD])
+
+    async def preempt(self, victim: UUID, beneficiary: UUID) -> None:
+        """Have a running job write a checkpoint and go back to the queue, to make room for another one."""
+        job = await self._store.job(victim)
+        if job.status is not JobStatus.RUNNING or "pause" not in JOB_TYPES[job.type].commands:
+            return
+        # Whatever it did or its user asked for in the meantime makes room as well, or is looked at by the next plan.
+        with suppress(StateConflict):
+            await self._store.request(
+                job,
+                Pause(id=uuid4(), ts=time.time()),
+                to=JobStatus.PAUSING,
+                reason=f"makes room for job {beneficiary}, which goes before it",
+                intent="requeue",
+                phase="making room",
+            )
+            self.nudge(victim)
+
+    def _pull_ahead(self, waiting: Sequence[Job]) -> None:
+        """Make the images of the next jobs available while they wait. What fails here is told when its job starts."""
+        images = {image_of(job, self._settings) for job in waiting} - self._pulled
+        if images and self.engine is not None:
+            self._pulled |= images
+            task = asyncio.create_task(self._pull(images), name="pull-ahead")
+            self._tasks.add(task)
+            task.add_done_callback(self._tasks.discard)
+
+    async def _pull(self, images: set[str]) -> None:
+        for image in sorted(images):
+            try:
+                await self.executor.prepare(image)
+            except (EngineUnavailable, ImageMissing) as error:
+                logger.warning("%s cannot be made available ahead: %s", image, error)
 
     async def _machine(self) -> Machine:
         report = await asyncio.to_thread(self._probe)
@@ -186,16 +228,31 @@ class Scheduler:
     async def _sweep(self) -> None:
         """Remove what ended attempts left behind because the orchestrator or the engine went away in between."""
         with suppress(EngineUnavailable):
+            unknown: list[str] = []
             for owned in await self.executor.list_owned():
                 if (owned.job_id, owned.attempt) in self._supervisors:
                     continue
                 try:
                     attempt = await self._store.attempt(owned.job_id, owned.attempt)
                 except NotFound:
-                    logger.warning("%s belongs to no known job; leaving it alone", owned.handle)
+                    unknown.append(owned.handle)
                     continue
                 if attempt.ended_at is not None:
                     await self._supervise(attempt)
+            await self._reap(unknown)
+
+    async def _reap(self, unknown: Sequence[str]) -> None:
+        """Remove containers that have belonged to no known job for longer than the grace: nobody will want them."""
+        now = time.monotonic()
+        self._orphans = {handle: self._orphans.get(handle, now) for handle in unknown}
+        for handle, since in self._orphans.items():
+            left_s = since + self._settings.orphan_grace_s - now
+            if left_s > 0:
+                logger.warning("%s belongs to no known job; it will be removed in %.0f s", handle, left_s)
+                continue
+            logger.warning("%s belongs to no known job; removing it", handle)
+            await self.executor.stop(handle, self._settings.grace_s)
+            await self.executor.remove(handle)
 
 
 def _eta_s(job: Job) -> float | None:

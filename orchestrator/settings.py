@@ -95,6 +95,8 @@ class Settings(ClientSettings):
     """CPU cores that all running jobs may use together; all cores of the machine when empty."""
     grace_s: float = Field(default=60.0, ge=0)
     """Seconds a job gets to write its checkpoint before it is killed."""
+    orphan_grace_s: float = Field(default=600.0, ge=0)
+    """Seconds after which a container of this home that belongs to no known job is removed."""
     poll_s: float = Field(default=0.25, gt=0, le=60)
     """Seconds between looks at a running job."""
     max_body_bytes: int = Field(default=1_048_576, ge=1024)

@@ -7,21 +7,25 @@ predecessor did (the intent row, the container's name, the offsets) and goes on 
 import asyncio
 import logging
 import time
-from collections.abc import Coroutine
+from collections.abc import Awaitable, Callable, Coroutine
 from contextlib import suppress
+from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
 from typing import Any
 from uuid import UUID
 
 from pydantic import ValidationError
 
+from orchestrator import faults
 from orchestrator.broker import Broker
-from orchestrator.domain import STATUS_OF, Attempt, EndReason, Job, JobFailure, JobStatus
-from orchestrator.errors import EngineUnavailable, ImageMissing, LaunchFailed, NotFound, StateConflict
+from orchestrator.domain import Attempt, EndReason, Job, JobFailure, JobStatus
+from orchestrator.errors import EngineUnavailable, ImageMissing, LaunchFailed, NotFound, StaleTransition, StateConflict
 from orchestrator.executors.base import Executor, LaunchSpec, Observation, RunState
 from orchestrator.outcome import Facts, Outcome, outcome
 from orchestrator.settings import Settings
-from orchestrator.store import Ended, Store
+from orchestrator.settlement import settlement
+from orchestrator.store import Store
 from orchestrator.tail import read_last_lines, read_lines
 from worker_image.contract.commands import command
 from worker_image.contract.events import Event, event
@@ -49,7 +53,13 @@ def run_spec(job: Job, attempt: Attempt) -> RunSpec:
         inputs=job.inputs or {},
         resume_from=attempt.resume_from,
         cpus=attempt.cpus,
+        gpu_memory_mb=attempt.gpu_memory_mb,
     )
+
+
+def image_of(job: Job, settings: Settings) -> str:
+    """The image the job's container is made from."""
+    return job.params.image if isinstance(job.params, ContainerParams) else settings.worker_image
 
 
 def launch_spec(job: Job, attempt: Attempt, settings: Settings) -> LaunchSpec:
@@ -64,7 +74,7 @@ def launch_spec(job: Job, attempt: Attempt, settings: Settings) -> LaunchSpec:
         job_id=job.id,
         attempt=attempt.number,
         name=attempt.name,
-        image=params.image if isinstance(params, ContainerParams) else settings.worker_image,
+        image=image_of(job, settings),
         argv=params.argv(str(run_dir.path)),
         run_dir=run_dir.path,
         read_only=tuple(inputs),
@@ -115,15 +125,19 @@ class Supervisor:
                     if handle:
                         await self._now_running()
                     seen = await self._watch(handle) if handle else None
-                    await self._settle(await self._outcome(seen), seen)
+                    faults.reach("exit_seen")
+                    await self._settle(partial(self._outcome, seen), seen)
                 except (ImageMissing, LaunchFailed) as error:
-                    await self._settle(_launch_outcome(error, await self._store.job(self._job_id)), None)
+                    await self._settle(partial(_launch_outcome, error), None)
                     handle = await self._find()
             else:
                 handle = handle or await self._find()
+            faults.reach("settled")
             if handle:
                 await self._insist(self._executor.remove, handle)
+            faults.reach("removed")
             await self._store.free(self.attempt)
+            faults.reach("freed")
         finally:
             if self._ending is not None:
                 self._ending.cancel()
@@ -132,11 +146,13 @@ class Supervisor:
 
     async def _launch(self) -> str | None:
         """Start the attempt, or find it started. None when the user cancelled before anything was."""
+        faults.reach("begun")
         try:
             await asyncio.to_thread(self._run_dir.create, self._run_spec)
         except OSError as error:
             advice = "free space under SAEFORGE_HOME, or give the orchestrator write access to it; then restart the job"
             raise LaunchFailed(f"the run directory cannot be made: {error}", suggestion=advice) from error
+        faults.reach("run_dir_made")
         while True:
             job = await self._store.job(self._job_id)
             if job.intent == "cancel":
@@ -144,11 +160,14 @@ class Supervisor:
             try:
                 if not await self._unless_cancelled(self._executor.prepare(self._spec.image)):
                     continue
+                faults.reach("prepared")
                 handle = await self._executor.launch(self._spec)
             except EngineUnavailable as error:
                 await self._engine_lost(error)
                 continue
+            faults.reach("launched")
             await self._store.attach(self.attempt, handle)
+            faults.reach("attached")
             self._started_at = time.time()
             return handle
 
@@ -217,7 +236,7 @@ class Supervisor:
             self._end(handle, self._settings.grace_s)
         elif job.intent == "stop" and "stop" not in self._commands:
             self._end(handle, self._settings.grace_s)
-        elif job.intent in ("pause", "stop") and await self._overdue(job.intent):
+        elif job.intent in ("requeue", "pause", "stop") and await self._overdue(job.intent):
             self._overdue_ended = True
             self._end(handle, TERM_GRACE_S)
 
@@ -227,10 +246,11 @@ class Supervisor:
             self._ending = asyncio.create_task(self._executor.stop(handle, grace_s))
 
     async def _overdue(self, intent: str) -> bool:
+        told = "stop" if intent == "stop" else "pause"
         asked = [
             item.requested_at.timestamp()
             for item in await self._store.commands(self._job_id)
-            if item.type == intent and item.attempt == self.attempt.number
+            if item.type == told and item.attempt == self.attempt.number
         ]
         return bool(asked) and time.time() - asked[-1] > self._settings.grace_s
 
@@ -250,8 +270,10 @@ class Supervisor:
             self._delivered = {str(command.validate_json(line).id) for line in path.read_bytes().split(b"\n") if line}
         fresh = [(name, body) for name, body in requested if name not in self._delivered]
         if fresh:
+            faults.reach("command_read")
             with path.open("ab") as file:
                 file.write("".join(f"{body}\n" for _, body in fresh).encode())
+            faults.reach("command_delivered")
             self._delivered.update(name for name, _ in fresh)
 
     async def _ingest(self) -> bool:
@@ -262,7 +284,9 @@ class Supervisor:
         lines, offset = await asyncio.to_thread(read_lines, self._run_dir.events, self._offset, INGEST_BYTES)
         if offset == self._offset:
             return False
+        faults.reach("events_read")
         await self._store.append_events(self.attempt, self._parsed(lines), offset)
+        faults.reach("events_stored")
         self._offset = offset
         self._broker.ring()
         return True
@@ -279,10 +303,9 @@ class Supervisor:
 
     # --- settle
 
-    async def _outcome(self, seen: Observation | None) -> Outcome:
+    async def _outcome(self, seen: Observation | None, job: Job) -> Outcome:
         while await self._ingest():
             pass
-        job = await self._store.job(self._job_id)
         if seen is None:
             return Outcome(EndReason.CANCELLED)
         tail = await asyncio.to_thread(read_last_lines, self._run_dir.log, LOG_TAIL_LINES, LOG_TAIL_BYTES)
@@ -302,18 +325,23 @@ class Supervisor:
             )
         )
 
-    async def _settle(self, end: Outcome, seen: Observation | None) -> None:
-        path = await self._newest_checkpoint()
-        await self._store.finish(
-            self.attempt,
-            Ended(
-                reason=end.reason,
-                status=STATUS_OF[end.reason],
+    async def _settle(self, judge: Callable[[Job], Awaitable[Outcome]], seen: Observation | None) -> None:
+        while True:
+            job = await self._store.job(self._job_id)
+            end = await judge(job)
+            path = await self._newest_checkpoint()
+            ended = settlement(
+                job,
+                end,
                 exit_code=seen.exit_code if seen else None,
-                failure=end.failure,
                 resume_from=str(path) if path else None,
-            ),
-        )
+                progressed=path is not None and path.is_relative_to(self._run_dir.path),
+                now=datetime.now(UTC),
+            )
+            # The user may have asked for something else since the job was read, a cancel for one: judge again.
+            with suppress(StaleTransition):
+                await self._store.finish(self.attempt, ended, seen_as=job)
+                break
         logger.info("%s ended: %s", self.attempt.name, end.reason)
         self._broker.ring()
 
@@ -324,7 +352,7 @@ class Supervisor:
         """End the attempt as cancelled without looking at anything it reported: what it reported is what failed."""
         if (handle := self.attempt.handle or await self._find()) is not None:
             await self._insist(self._executor.remove, handle)
-        await self._settle(Outcome(EndReason.CANCELLED), None)
+        await self._settle(_cancelled, None)
         await self._store.free(self.attempt)
 
     # --- waiting
@@ -371,7 +399,11 @@ async def newest_checkpoint(store: Store, home: Path, job_id: UUID) -> Path | No
     return None
 
 
-def _launch_outcome(error: ImageMissing | LaunchFailed, job: Job) -> Outcome:
+async def _cancelled(_: Job) -> Outcome:
+    return Outcome(EndReason.CANCELLED)
+
+
+async def _launch_outcome(error: ImageMissing | LaunchFailed, job: Job) -> Outcome:
     if job.intent == "cancel":
         return Outcome(EndReason.CANCELLED)
     reason = EndReason.IMAGE_MISSING if isinstance(error, ImageMissing) else EndReason.LAUNCH_FAILED

@@ -6,7 +6,7 @@ from uuid import UUID
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from orchestrator.domain import Attempt, EndReason, Job, JobStatus, Resources
+from orchestrator.domain import Attempt, EndReason, Job, JobStatus, Resources, RetryPolicy
 
 
 class _View(BaseModel):
@@ -43,6 +43,7 @@ class TypedSubmission(BaseModel):
     """Higher starts earlier."""
     tags: list[str] = Field(default=[], max_length=50)
     resources: Resources = Resources()
+    retry: RetryPolicy = RetryPolicy()
 
 
 class JobSubmission(TypedSubmission):
@@ -118,6 +119,12 @@ class JobView(_View):
     wait: WaitView | None
     """Why it has not started; only while queued."""
     failure: FailureView | None
+    """What ended it, or its last attempt while it is tried again."""
+    retry: RetryPolicy = RetryPolicy()
+    retries: int = 0
+    """Further attempts in a row made after failures."""
+    not_before: datetime | None = None
+    """When a queued job may start at the earliest: it waits between attempts."""
     progress: dict[str, Any] | None
     metrics: dict[str, float] | None
     """Newest metrics with their step."""
@@ -234,8 +241,8 @@ class GpuView(_View):
     """Share of time busy, 0 to 1."""
     temperature_c: float | None
     power_w: float | None
-    leased_by: UUID | None
-    """The job that holds it."""
+    leased_by: list[UUID]
+    """The jobs that hold it: one, or several that share it."""
     foreign_processes: int
     """Processes from outside the orchestrator; such a GPU is not handed out."""
 
@@ -317,6 +324,9 @@ def job_view_fields(job: Job, log_path: str | None, result_path: str | None) -> 
         "completed_at": job.completed_at,
         "wait": job.wait,
         "failure": job.failure,
+        "retry": job.retry,
+        "retries": job.retries,
+        "not_before": job.not_before,
         "progress": job.progress,
         "metrics": job.metrics,
         "results": job.results,

@@ -66,7 +66,7 @@ def gpus(system: SystemStatus) -> str:
             "–" if gpu.utilization is None else f"{gpu.utilization * 100:.0f} %",
             "–" if gpu.temperature_c is None else f"{gpu.temperature_c:.0f} °C",
             "–" if gpu.power_w is None else f"{gpu.power_w:.0f} W",
-            markup.job_link(gpu.leased_by, "a job") if gpu.leased_by else "free",
+            ", ".join(markup.job_link(job, "a job") for job in gpu.leased_by) or "free",
             str(gpu.foreign_processes),
         ]
         for gpu in system.gpus

@@ -99,7 +99,10 @@ async def submit_type(
 ) -> JobDetail:
     """Queue a job of the type in the path."""
     full = JobSubmission(
-        type=job_type_name(type), **submission.model_dump(exclude={"resources"}), resources=submission.resources
+        type=job_type_name(type),
+        **submission.model_dump(exclude={"resources", "retry"}),
+        resources=submission.resources,
+        retry=submission.retry,
     )
     return await submit(orchestrator, full, key)
 

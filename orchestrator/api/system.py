@@ -54,7 +54,7 @@ async def status(orchestrator: Orchestrator) -> SystemStatus:
                 utilization=gpu.utilization,
                 temperature_c=gpu.temperature_c,
                 power_w=gpu.power_w,
-                leased_by=leases.get(gpu.uuid),
+                leased_by=leases.get(gpu.uuid, []),
                 foreign_processes=foreign(gpu, leases),
             )
             for gpu in report.gpus

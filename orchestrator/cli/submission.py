@@ -14,7 +14,7 @@ from pydantic import ValidationError
 from orchestrator.cli.console import ExitCode, command, emit, err, out
 from orchestrator.cli.following import follow_log
 from orchestrator.client import Client
-from orchestrator.domain import Resources
+from orchestrator.domain import Resources, RetryPolicy
 from orchestrator.errors import InvalidInput
 from orchestrator.views import JobDetail
 from worker_image.contract.jobs import JOB_TYPES, JobType
@@ -41,7 +41,7 @@ def add_to(app: typer.Typer) -> None:
 def _submission(name: str, job_type: type[JobType]) -> Callable[..., None]:
     @command
     def submit(**given: Any) -> ExitCode:
-        asked = {field: given[field] for field in Resources.model_fields if given[field] is not None}
+        asked = {field: given[field] for field in Resources.model_fields if given[field] not in (None, [])}
         with Client() as client:
             job = client.submit(
                 name,
@@ -51,6 +51,7 @@ def _submission(name: str, job_type: type[JobType]) -> Callable[..., None]:
                 priority=given["priority"],
                 tags=given["tag"] or [],
                 resources=_resources(asked),
+                retry=RetryPolicy(max_retries=given["retries"]),
             )
             return _announce(client, job, follow=given["follow"], as_json=given["json"])
 
@@ -96,8 +97,10 @@ def _resources(asked: dict[str, Any]) -> Resources:
         return Resources(**asked)
     except ValidationError as error:
         first = error.errors()[0]
-        field = str(first["loc"][0])
-        raise InvalidInput(f"{field}: {first['msg']}", field=f"resources.{field}") from None
+        said = first["msg"].removeprefix("Value error, ")
+        # What several fields are at odds about names the one to change itself.
+        field = str(first["loc"][0]) if first["loc"] else said.partition(":")[0]
+        raise InvalidInput(said if not first["loc"] else f"{field}: {said}", field=f"resources.{field}") from None
 
 
 def _properties(job_type: type[JobType]) -> Iterator[tuple[str, dict[str, Any]]]:
@@ -154,7 +157,8 @@ def _limits(schema: dict[str, Any]) -> str:
 def _resource_flags() -> Iterator[inspect.Parameter]:
     for name, schema in Resources.model_json_schema()["properties"].items():
         set_to = [option for option in schema.get("anyOf", [schema]) if option.get("type") != "null"]
-        kind = _SCALARS[set_to[0]["type"]]
+        several = set_to[0]["type"] == "array"
+        kind: Any = list[str] if several else _SCALARS[set_to[0]["type"]]
         option = typer.Option(help=schema["description"], rich_help_panel=_RESOURCES, show_default=False)
         yield _flag(name, Annotated[kind | None, option])
 
@@ -168,6 +172,10 @@ def _common_flags() -> Iterator[inspect.Parameter]:
     yield _flag("name", Annotated[str | None, typer.Option(help="What to call the job.")])
     yield _flag("owner", Annotated[str, typer.Option(help="Who it belongs to.")], "default")
     yield _flag("priority", Annotated[int, typer.Option(help="Higher starts earlier.")], 0)
+    retries = typer.Option(
+        min=0, max=1000, help="Most further attempts in a row after failures that may pass; 0 for none."
+    )
+    yield _flag("retries", Annotated[int | None, retries])
     yield _flag("tag", Annotated[list[str] | None, typer.Option(help="May be given several times.")])
     follow = typer.Option("--follow", "-f", help="Print the log until the job has ended; the exit code tells how.")
     yield _flag("follow", Annotated[bool, follow], False)

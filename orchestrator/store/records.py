@@ -85,3 +85,9 @@ class Ended:
     failure: JobFailure | None = None
     resume_from: str | None = None
     """Checkpoint a later attempt continues from."""
+    note: str | None = None
+    """What to say of it in the job's history; the failure's message or the reason when empty."""
+    retries: int | None = None
+    """Retries in a row that the job has had with the coming one; as before when empty."""
+    not_before: datetime | None = None
+    """When the next attempt may start at the earliest."""

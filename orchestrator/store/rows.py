@@ -7,7 +7,17 @@ from datetime import UTC, datetime
 from typing import Any
 from uuid import UUID
 
-from orchestrator.domain import Artifact, Attempt, Checkpoint, EndReason, Job, JobFailure, JobStatus, Resources
+from orchestrator.domain import (
+    Artifact,
+    Attempt,
+    Checkpoint,
+    EndReason,
+    Job,
+    JobFailure,
+    JobStatus,
+    Resources,
+    RetryPolicy,
+)
 from worker_image.contract.jobs import job_params
 
 
@@ -62,6 +72,9 @@ def job(row: sqlite3.Row) -> Job:
         restarted_from=UUID(row["restarted_from"]) if row["restarted_from"] else None,
         resume_from=row["resume_from"],
         attempts=row["attempts"],
+        retry=RetryPolicy.model_validate_json(row["retry"]),
+        retries=row["retries"],
+        not_before=moment_or_none(row["not_before"]),
         inputs=_json(row["inputs"]),
         progress=_json(row["progress"]),
         metrics=_json(row["metrics"]),
@@ -76,7 +89,9 @@ def attempt(row: sqlite3.Row) -> Attempt:
         executor=row["executor"],
         handle=row["handle"],
         gpus=tuple(json.loads(row["gpus"])),
+        gpu_memory_mb=row["gpu_memory_mb"],
         cpus=row["cpus"],
+        memory_mb=row["memory_mb"],
         resume_from=row["resume_from"],
         created_at=moment(row["created_at"]),
         started_at=moment_or_none(row["started_at"]),

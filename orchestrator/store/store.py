@@ -78,6 +78,7 @@ class Store:
                 params=job.params.model_dump_json(),
                 inputs=None if job.inputs is None else json.dumps(job.inputs),
                 resources=job.resources.model_dump_json(),
+                retry=job.retry.model_dump_json(exclude_defaults=True),
                 created_at=job.created_at.timestamp(),
                 restarted_from=str(job.restarted_from) if job.restarted_from else None,
                 resume_from=job.resume_from,
@@ -129,15 +130,16 @@ class Store:
         *,
         intent: Intent | None = None,
         phase: str = "",
+        retries: int | None = None,
     ) -> Job:
-        """Move the job on from the status it was read with.
+        """Move the job on from the status it was read with; ``retries`` in a row that it has had, if they change.
 
         Raises:
             StaleTransition: its status changed since.
             StateConflict: ``to`` may not follow its status.
         """
         async with self._db.transaction():
-            await self._move(job.id, job.status, to, reason, intent=intent or job.intent, phase=phase)
+            await self._move(job.id, job.status, to, reason, intent=intent or job.intent, phase=phase, retries=retries)
             return await self._job(job.id)
 
     async def interrupt(self, job: Job, intent: Intent, reason: str, *, phase: str) -> Job:
@@ -148,8 +150,16 @@ class Store:
         """
         if job.status is not JobStatus.STOPPING:
             return await self.transition(job, JobStatus.STOPPING, reason, intent=intent, phase=phase)
+        return await self.want(job, intent, phase=phase)
+
+    async def want(self, job: Job, intent: Intent, *, phase: str) -> Job:
+        """Want something else of a job whose status already tells that it is about to end.
+
+        Raises:
+            StaleTransition: its status changed since it was read.
+        """
         async with self._db.transaction():
-            if not await self._db.run("set_intent", id=str(job.id), intent=intent, phase=phase):
+            if not await self._db.run("set_intent", id=str(job.id), expected=job.status, intent=intent, phase=phase):
                 raise StaleTransition
             return await self._job(job.id)
 
@@ -184,8 +194,12 @@ class Store:
 
     # --- attempts
 
-    async def begin_attempt(self, job: Job, *, executor: str, gpus: Sequence[str], cpus: float) -> Attempt:
+    async def begin_attempt(
+        self, job: Job, *, executor: str, gpus: Sequence[str], cpus: float, gpu_memory_mb: int | None = None
+    ) -> Attempt:
         """Take the job from the queue: status, attempt and leases in one transaction.
+
+        ``gpu_memory_mb`` of its one GPU are leased when given, else all of every GPU.
 
         Raises:
             StaleTransition: it is no longer queued.
@@ -204,13 +218,17 @@ class Store:
                 number=number,
                 executor=executor,
                 gpus=json.dumps(list(gpus)),
+                gpu_memory_mb=gpu_memory_mb,
                 cpus=cpus,
+                memory_mb=job.resources.memory_mb or 0,
                 resume_from=job.resume_from,
                 now=time.time(),
             )
             for gpu in gpus:
                 try:
-                    await self._db.run("insert_lease", gpu=gpu, job_id=str(job.id), attempt=number)
+                    await self._db.run(
+                        "insert_lease", gpu=gpu, job_id=str(job.id), attempt=number, memory_mb=gpu_memory_mb
+                    )
                 except sqlite3.IntegrityError as error:
                     raise StateConflict(f"GPU {gpu} is leased already") from error
             await self._record(job.id, "attempt_started", {"attempt": number, "gpus": list(gpus), "executor": executor})
@@ -227,9 +245,12 @@ class Store:
         """Attempts whose container may still be there: what a restarted orchestrator re-attaches to."""
         return [rows.attempt(row) for row in await self._db.all("live_attempts")]
 
-    async def leases(self) -> dict[str, UUID]:
-        """GPU UUID -> the job that holds it."""
-        return {row["gpu"]: UUID(row["job_id"]) for row in await self._db.all("leases")}
+    async def leases(self) -> dict[str, list[UUID]]:
+        """GPU UUID -> the jobs that hold it: one, or several that share it."""
+        held: dict[str, list[UUID]] = {}
+        for row in await self._db.all("leases"):
+            held.setdefault(row["gpu"], []).append(UUID(row["job_id"]))
+        return held
 
     async def attach(self, attempt: Attempt, handle: str) -> None:
         """Keep the executor's handle of a launched attempt."""
@@ -238,13 +259,18 @@ class Store:
                 "attach", job_id=str(attempt.job_id), number=attempt.number, handle=handle, now=time.time()
             )
 
-    async def finish(self, attempt: Attempt, ended: Ended) -> Job:
+    async def finish(self, attempt: Attempt, ended: Ended, *, seen_as: Job) -> Job:
         """Record how the attempt ended and settle its job. Repeating it changes nothing.
 
         Its leases stay until ``free``: a GPU is free only after the container is gone.
+
+        Raises:
+            StaleTransition: something else is wanted of the job than when it was ``seen_as``.
         """
         async with self._db.transaction():
             job = await self._job(attempt.job_id)
+            if (job.status, job.intent) != (seen_as.status, seen_as.intent):
+                raise StaleTransition
             changed = await self._db.run(
                 "end_attempt",
                 job_id=str(attempt.job_id),
@@ -271,11 +297,13 @@ class Store:
                 job.id,
                 job.status,
                 ended.status,
-                ended.failure.message if ended.failure else str(ended.reason),
+                ended.note or (ended.failure.message if ended.failure else str(ended.reason)),
                 intent=job.intent,
                 phase="",
                 failure=ended.failure,
                 resume_from=ended.resume_from,
+                retries=ended.retries,
+                not_before=ended.not_before,
             )
             return await self._job(job.id)
 
@@ -394,6 +422,8 @@ class Store:
         phase: str,
         failure: JobFailure | None = None,
         resume_from: str | None = None,
+        retries: int | None = None,
+        not_before: datetime | None = None,
     ) -> None:
         if to not in TRANSITIONS[expected]:
             raise StateConflict(f"a job that is {expected} cannot become {to}")
@@ -408,6 +438,8 @@ class Store:
             terminal=to in TERMINAL,
             failure=rows.failure_json(failure),
             resume_from=resume_from,
+            retries=retries,
+            not_before=not_before.timestamp() if not_before else None,
         )
         if not changed:
             raise StaleTransition

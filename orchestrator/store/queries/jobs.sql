@@ -1,8 +1,8 @@
 -- What the store runs about jobs, by name.
 
 -- name: insert_job
-INSERT INTO jobs (id, type, name, owner, priority, params, inputs, resources, status, created_at, restarted_from, resume_from)
-VALUES (:id, :type, :name, :owner, :priority, :params, :inputs, :resources, 'queued', :created_at, :restarted_from, :resume_from)
+INSERT INTO jobs (id, type, name, owner, priority, params, inputs, resources, retry, status, created_at, restarted_from, resume_from)
+VALUES (:id, :type, :name, :owner, :priority, :params, :inputs, :resources, :retry, 'queued', :created_at, :restarted_from, :resume_from)
 
 -- name: insert_tag
 INSERT OR IGNORE INTO job_tags (job_id, tag, place) VALUES (:job_id, :tag, :place)
@@ -36,12 +36,15 @@ SELECT status, count(*) AS n FROM jobs GROUP BY status
 UPDATE jobs SET status = :to, intent = :intent, phase = :phase,
     started_at = coalesce(started_at, CASE WHEN :to = 'running' THEN :now END),
     completed_at = CASE WHEN :terminal THEN :now END,
-    failure = coalesce(:failure, failure),
-    resume_from = coalesce(:resume_from, resume_from)
+    -- While it is tried again, what failed it the last time stays to be seen.
+    failure = CASE WHEN :to IN ('starting', 'running', 'pausing', 'stopping') THEN failure ELSE :failure END,
+    resume_from = coalesce(:resume_from, resume_from),
+    retries = coalesce(:retries, retries),
+    not_before = :not_before
 WHERE id = :id AND status = :expected
 
 -- name: set_intent
-UPDATE jobs SET intent = :intent, phase = :phase WHERE id = :id AND status = 'stopping'
+UPDATE jobs SET intent = :intent, phase = :phase WHERE id = :id AND status = :expected
 
 -- name: set_phase
 UPDATE jobs SET phase = :phase WHERE id = :id AND status IN ('starting', 'running', 'pausing', 'stopping')
@@ -50,11 +53,11 @@ UPDATE jobs SET phase = :phase WHERE id = :id AND status IN ('starting', 'runnin
 UPDATE jobs SET attempts = attempts + 1 WHERE id = :id RETURNING attempts
 
 -- name: insert_attempt
-INSERT INTO attempts (job_id, number, executor, gpus, cpus, resume_from, created_at)
-VALUES (:job_id, :number, :executor, :gpus, :cpus, :resume_from, :now)
+INSERT INTO attempts (job_id, number, executor, gpus, gpu_memory_mb, cpus, memory_mb, resume_from, created_at)
+VALUES (:job_id, :number, :executor, :gpus, :gpu_memory_mb, :cpus, :memory_mb, :resume_from, :now)
 
 -- name: insert_lease
-INSERT INTO leases (gpu, job_id, attempt) VALUES (:gpu, :job_id, :attempt)
+INSERT INTO leases (gpu, job_id, attempt, memory_mb) VALUES (:gpu, :job_id, :attempt, :memory_mb)
 
 -- name: leases
 SELECT gpu, job_id, attempt FROM leases

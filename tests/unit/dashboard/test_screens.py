@@ -52,7 +52,7 @@ def test_a_gpu_shows_memory_load_and_who_holds_it(open_page: OpenPage, fake: Fak
     fake.gpus = [
         GpuView(
             uuid="GPU-1", index=0, name="H200", memory_total_mb=143_360, memory_used_mb=1024, utilization=0.5,
-            temperature_c=41, power_w=210, leased_by=uuid4(), foreign_processes=0,
+            temperature_c=41, power_w=210, leased_by=[uuid4()], foreign_processes=0,
         )
     ]  # fmt: skip
     assert "H200 · leased · 50 % busy · 41 °C · 210 W" in html_of(open_page())

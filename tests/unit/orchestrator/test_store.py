@@ -31,6 +31,10 @@ async def begun(store: Store, job: Job | None = None, gpus: tuple[str, ...] = ()
     return await store.job(job.id), attempt
 
 
+async def finish(store: Store, attempt: Attempt, ended: Ended) -> Job:
+    return await store.finish(attempt, ended, seen_as=await store.job(attempt.job_id))
+
+
 async def test_a_job_reads_back_as_it_was_submitted(store: Store) -> None:
     job = training_job(tags=("b", "a"), owner="ada", priority=3, inputs={"model": "/m"}, restarted_from=uuid4())
     await store.submit(job)
@@ -153,8 +157,8 @@ async def test_a_gpu_cannot_be_leased_twice(store: Store) -> None:
 
 async def test_a_lease_outlives_the_end_until_the_container_is_gone(store: Store) -> None:
     job, attempt = await begun(store, gpus=("GPU-0",))
-    await store.finish(attempt, Ended(EndReason.COMPLETED, JobStatus.COMPLETED, exit_code=0))
-    assert await store.leases() == {"GPU-0": job.id}
+    await finish(store, attempt, Ended(EndReason.COMPLETED, JobStatus.COMPLETED, exit_code=0))
+    assert await store.leases() == {"GPU-0": [job.id]}
     assert [live.number for live in await store.live_attempts()] == [1]
     await store.free(attempt)
     assert await store.leases() == {}
@@ -164,8 +168,8 @@ async def test_a_lease_outlives_the_end_until_the_container_is_gone(store: Store
 async def test_finishing_twice_changes_nothing(store: Store) -> None:
     job, attempt = await begun(store)
     failure = JobFailure(EndReason.HOST_OOM, "no memory", "resources.memory_mb", "raise it")
-    await store.finish(attempt, Ended(EndReason.HOST_OOM, JobStatus.FAILED, 137, failure))
-    again = await store.finish(attempt, Ended(EndReason.COMPLETED, JobStatus.COMPLETED, 0))
+    await finish(store, attempt, Ended(EndReason.HOST_OOM, JobStatus.FAILED, 137, failure))
+    again = await finish(store, attempt, Ended(EndReason.COMPLETED, JobStatus.COMPLETED, 0))
     assert again.status is JobStatus.FAILED
     assert again.failure == failure
     assert (await store.attempt(job.id, 1)).end_reason is EndReason.HOST_OOM
@@ -244,7 +248,7 @@ async def test_a_command_is_requested_until_the_worker_answers(store: Store) -> 
 async def test_a_command_nobody_answered_expires_with_its_attempt(store: Store) -> None:
     job, attempt = await begun(store)
     await store.request(job, CheckpointNow(id=uuid4(), ts=5), to=None, reason="", intent=None, phase="")
-    await store.finish(attempt, Ended(EndReason.COMPLETED, JobStatus.COMPLETED))
+    await finish(store, attempt, Ended(EndReason.COMPLETED, JobStatus.COMPLETED))
     assert [command.status for command in await store.commands(job.id)] == ["expired"]
 
 
@@ -253,7 +257,7 @@ async def test_only_an_ended_job_can_be_purged_and_nothing_of_it_stays(store: St
     with pytest.raises(StateConflict):
         await store.purge(job.id)
     await store.append_events(attempt, [Metrics(seq=1, ts=1, step=1, values={"loss": 1.0})], 1)
-    await store.finish(attempt, Ended(EndReason.COMPLETED, JobStatus.COMPLETED))
+    await finish(store, attempt, Ended(EndReason.COMPLETED, JobStatus.COMPLETED))
     with pytest.raises(StateConflict, match="container"):
         await store.purge(job.id)
     await store.free(attempt)
@@ -267,7 +271,7 @@ async def test_only_an_ended_job_can_be_purged_and_nothing_of_it_stays(store: St
 
 async def test_a_job_another_continues_from_cannot_be_purged(store: Store) -> None:
     job, attempt = await begun(store)
-    await store.finish(attempt, Ended(EndReason.STOPPED, JobStatus.STOPPED))
+    await finish(store, attempt, Ended(EndReason.STOPPED, JobStatus.STOPPED))
     await store.free(attempt)
     await store.submit(replace(training_job(), restarted_from=job.id))
     with pytest.raises(StateConflict, match="continues"):
