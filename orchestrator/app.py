@@ -5,7 +5,7 @@ import fcntl
 import logging
 import os
 from collections.abc import AsyncIterator, Callable, Iterator
-from contextlib import asynccontextmanager, contextmanager, suppress
+from contextlib import asynccontextmanager, contextmanager, nullcontext, suppress
 
 import uvicorn
 from fastapi import Depends, FastAPI
@@ -33,14 +33,19 @@ logger = logging.getLogger(__name__)
 SHUTDOWN_S = 3
 
 
-def create_app(settings: Settings, *, executor: Executor | None = None) -> FastAPI:
-    """The API with everything behind it. ``executor`` replaces the one the settings choose."""
+def create_app(settings: Settings, *, executor: Executor | None = None, home_is_held: bool = False) -> FastAPI:
+    """The API with everything behind it. ``executor`` replaces the one the settings choose.
+
+    While it runs it holds the home by ``sole_owner``, unless its caller does so already.
+    """
 
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
-        async with _running(settings, executor) as state:
-            app.state.orchestrator = state
-            yield
+        holding = nullcontext() if home_is_held else sole_owner(settings)
+        with holding:
+            async with _running(settings, executor) as state:
+                app.state.orchestrator = state
+                yield
 
     # The plain class would have /docs load its scripts from a content network, and show a blank page without one.
     app = FastAPIOffline(
@@ -70,37 +75,34 @@ def create_app(settings: Settings, *, executor: Executor | None = None) -> FastA
 async def _running(settings: Settings, given: Executor | None) -> AsyncIterator[State]:
     for folder in (settings.home, settings.runs, settings.models, settings.datasets):
         folder.mkdir(parents=True, exist_ok=True)
-    with sole_owner(settings):
-        store = await Store.open(settings.database)
-        others = all_executors(settings)
-        executor = given or await select_executor(settings, others)
-        broker, probe = Broker(), GpuProbe()
-        scheduler = Scheduler(
-            store=store, executor=executor, others=others, broker=broker, settings=settings, probe=probe
-        )
-        key = api_key(settings)[0] if settings.auth == "on" else None
-        state = State(
-            settings=settings,
-            store=store,
-            scheduler=scheduler,
-            control=Control(store=store, scheduler=scheduler, broker=broker, settings=settings),
-            inventory=Inventory(settings),
-            broker=broker,
-            gate=Gate(key, settings.origins),
-            probe=probe,
-        )
-        reconciling = asyncio.create_task(scheduler.run(), name="scheduler")
-        reconciling.add_done_callback(_die_with_scheduler)
-        try:
-            yield state
-        finally:
-            broker.close()
-            reconciling.cancel()
-            with suppress(asyncio.CancelledError):
-                await reconciling
-            for each in {executor, *others.values()}:
-                await each.close()
-            await store.close()
+    store = await Store.open(settings.database)
+    others = all_executors(settings)
+    executor = given or await select_executor(settings, others)
+    broker, probe = Broker(), GpuProbe()
+    scheduler = Scheduler(store=store, executor=executor, others=others, broker=broker, settings=settings, probe=probe)
+    key = api_key(settings)[0] if settings.auth == "on" else None
+    state = State(
+        settings=settings,
+        store=store,
+        scheduler=scheduler,
+        control=Control(store=store, scheduler=scheduler, broker=broker, settings=settings),
+        inventory=Inventory(settings),
+        broker=broker,
+        gate=Gate(key, settings.origins),
+        probe=probe,
+    )
+    reconciling = asyncio.create_task(scheduler.run(), name="scheduler")
+    reconciling.add_done_callback(_die_with_scheduler)
+    try:
+        yield state
+    finally:
+        broker.close()
+        reconciling.cancel()
+        with suppress(asyncio.CancelledError):
+            await reconciling
+        for each in {executor, *others.values()}:
+            await each.close()
+        await store.close()
 
 
 def _die_with_scheduler(task: asyncio.Task[None]) -> None:
@@ -112,8 +114,17 @@ def _die_with_scheduler(task: asyncio.Task[None]) -> None:
 
 @contextmanager
 def sole_owner(settings: Settings) -> Iterator[None]:
-    """Hold the home for this process alone. Raises: SettingsError."""
-    with (settings.home / "lock").open("w") as file:
+    """Hold the home for this process alone, making it if need be. Raises: SettingsError."""
+    try:
+        settings.home.mkdir(parents=True, exist_ok=True)
+        lock = (settings.home / "lock").open("w")
+    except OSError as error:
+        raise SettingsError(
+            f"{settings.home} cannot be used: {error.strerror}",
+            field="SAEFORGE_HOME",
+            suggestion="change its owner, or set SAEFORGE_HOME to a directory of yours",
+        ) from error
+    with lock as file:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError as error:
@@ -126,14 +137,17 @@ def sole_owner(settings: Settings) -> Iterator[None]:
 
 
 def serve(settings: Settings, *, announce_key: Callable[[str], None]) -> None:
-    """Run the API until SIGINT or SIGTERM; jobs go on without it. A key made just now is announced once."""
+    """Run the API until SIGINT or SIGTERM; jobs go on without it. A key made just now is announced once.
+
+    The caller holds the home (``sole_owner``): a server can no longer refuse in one line once it runs.
+    """
     logging.basicConfig(level=settings.log_level.upper(), format="%(asctime)s %(levelname)-7s %(name)s: %(message)s")
     if settings.auth == "on":
         key, new = api_key(settings)
         if new:
             announce_key(key)
     config = uvicorn.Config(
-        create_app(settings),
+        create_app(settings, home_is_held=True),
         host=settings.host,
         port=settings.port,
         log_config=None,

@@ -239,6 +239,7 @@ class EndReason(StrEnum):
     EXIT_CODE = "exit_code"
     HOST_OOM = "host_oom"
     CUDA_OOM = "cuda_oom"
+    DISK_FULL = "disk_full"
     TIMEOUT = "timeout"
     KILLED = "killed"
     IMAGE_MISSING = "image_missing"

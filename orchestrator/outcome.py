@@ -4,7 +4,7 @@ from dataclasses import dataclass
 
 from orchestrator.domain import EndReason, Intent, JobFailure
 from worker_image.contract.events import Finished
-from worker_image.contract.launch import CLAIMED_EXIT_CODE, UNWRITABLE_EXIT_CODE
+from worker_image.contract.launch import CLAIMED_EXIT_CODE, DISK_FULL_EXIT_CODE, UNWRITABLE_EXIT_CODE
 
 SIGKILL_EXIT_CODE = 137
 
@@ -52,6 +52,11 @@ _EXIT_CODES: dict[int, tuple[EndReason, str, str]] = {
         EndReason.LAUNCH_FAILED,
         "the job's user may not write into its run directory",
         "check the owner of <home>/runs and SAEFORGE_CONTAINER_USER, then restart the job",
+    ),
+    DISK_FULL_EXIT_CODE: (
+        EndReason.DISK_FULL,
+        "the disk was full, so that the worker could not even write how it ended",
+        "free space under SAEFORGE_HOME, then restart the job: it continues from its newest checkpoint",
     ),
     SIGKILL_EXIT_CODE: (
         EndReason.KILLED,
@@ -122,7 +127,9 @@ def _by_exit_code(facts: Facts) -> Outcome:
         )
     if facts.exit_code == 0:
         return Outcome(EndReason.COMPLETED)
-    if (known := _EXIT_CODES.get(facts.exit_code)) is not None:
+    # Another program may mean something else by it; the other codes are the launcher's, which starts every program.
+    theirs = facts.exit_code == DISK_FULL_EXIT_CODE and not facts.builtin
+    if not theirs and (known := _EXIT_CODES.get(facts.exit_code)) is not None:
         reason, message, advice = known
         return _failed(reason, message, None, advice)
     message = f"exited with code {facts.exit_code}"

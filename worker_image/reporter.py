@@ -9,6 +9,7 @@ import os
 import signal
 import sys
 import time
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from types import FrameType
@@ -183,8 +184,10 @@ class Run:
     def finish(
         self, outcome: Outcome, *, failure: Failure | None = None, results: dict[str, float] | None = None
     ) -> None:
-        for late in self.poll():
-            self.rejected(late, f"the job has already {outcome}")
+        # On a full disk an answer may be lost, which shows as a command that expired; the last word may not.
+        with suppress(OSError):
+            for late in self.poll():
+                self.rejected(late, f"the job has already {outcome}")
         self.emit(Finished, outcome=outcome, failure=failure, results=finite(results or {}))
         os.close(self._events_fd)
 

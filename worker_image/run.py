@@ -3,7 +3,8 @@
 Reads ``params.json``, calls ``main(params, run)`` of the module in ``worker_image/jobs/`` that bears the job type's
 name, and turns whatever goes wrong into one ``Finished(outcome="failed")`` with its traceback in the log.
 
-Exit codes: 0 completed, paused or stopped; 1 internal error or out of GPU memory; 2 the user's parameters cannot work.
+Exit codes: 0 completed, paused or stopped; 1 internal error or out of GPU memory; 2 the user's parameters cannot work;
+96 the disk was full, and how the run ended could not be written.
 """
 
 import errno
@@ -12,16 +13,20 @@ import os
 import sys
 import tempfile
 import traceback
+from contextlib import suppress
 from pathlib import Path
 from typing import Literal
 
 from worker_image.contract.events import Failure
+from worker_image.contract.launch import DISK_FULL_EXIT_CODE
 from worker_image.contract.rundir import RunDir, RunSpec
 from worker_image.errors import OutOfGpuMemory, UserError
 from worker_image.reporter import Run, write_line
 
 EXIT_INTERNAL = 1
 EXIT_USER_ERROR = 2
+DISK_FULL = frozenset({errno.ENOSPC, errno.EDQUOT})
+"""No space left; over the user's quota."""
 
 
 def prepare_environment(spec: RunSpec) -> None:
@@ -52,9 +57,9 @@ def failure_of(error: BaseException) -> Failure:
     if isinstance(error, UserError):
         code: Literal["cuda_oom", "user_error"] = "cuda_oom" if isinstance(error, OutOfGpuMemory) else "user_error"
         return Failure(code=code, message=error.message, field=error.field, suggestion=error.suggestion)
-    if isinstance(error, OSError) and error.errno == errno.ENOSPC:
+    if isinstance(error, OSError) and error.errno in DISK_FULL:
         return Failure(
-            code="internal_error",
+            code="disk_full",
             message=f"the disk is full: {error}",
             suggestion="free space under the saeforge home, or lower keep_checkpoints, then restart the job",
         )
@@ -84,15 +89,38 @@ def main(argv: list[str]) -> int:
         job = importlib.import_module(f"worker_image.jobs.{spec.params.type}")
         job.main(spec.params, run)
     except Exception as error:  # the task boundary: everything becomes a Failure
-        if not isinstance(error, UserError):
-            write_line(traceback.format_exc(), "error")
-        failure = failure_of(error)
-        advice = f" ({failure.field}) {failure.suggestion or ''}" if failure.field else ""
-        write_line(f"job failed: {failure.message}{advice}", "error")
-        run.finish("failed", failure=failure)
-        return EXIT_USER_ERROR if failure.code == "user_error" else EXIT_INTERNAL
+        return _fail(run, error)
     return 0
 
 
+def _fail(run: Run, error: Exception) -> int:
+    """Report the failure, then explain it in the log; return the exit code.
+
+    In this order: on a disk with little room left, the last word is what has to be written.
+    """
+    failure = failure_of(error)
+    code = EXIT_USER_ERROR if failure.code == "user_error" else EXIT_INTERNAL
+    try:
+        run.finish("failed", failure=failure)
+    except OSError as refused:
+        code = DISK_FULL_EXIT_CODE if refused.errno in DISK_FULL else EXIT_INTERNAL
+    advice = f" ({failure.field}) {failure.suggestion or ''}" if failure.field else ""
+    with suppress(OSError):
+        if not isinstance(error, UserError):
+            write_line("".join(traceback.format_exception(error)), "error")
+        write_line(f"job failed: {failure.message}{advice}", "error")
+    return code
+
+
+def _let_go_of_log() -> None:
+    """Drop what a full disk did not take: Python would try again at exit, and change the exit code when it fails."""
+    try:
+        sys.stdout.flush()
+    except OSError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+
+
 if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))
+    exit_code = main(sys.argv[1:])
+    _let_go_of_log()
+    sys.exit(exit_code)

@@ -42,18 +42,16 @@ def up(
     except ModuleNotFoundError as error:
         advice = "pip install 'saeforge[orchestrator]'"
         raise SettingsError(f"the orchestrator is not installed here ({error.name})", suggestion=advice) from None
-    if settings.home.exists():
-        # The server takes the home only once it runs, and could no longer refuse in one line then.
-        with sole_owner(settings):
-            pass
-    require_free_port(settings.host, settings.port, "--port")
-    if not api_only:
-        require_free_port(settings.dashboard_host, settings.dashboard_port, "--dashboard-port")
-    # The server passes the signal on once it has shut down; without a handler that would kill us before our own end.
-    signal.signal(signal.SIGTERM, _interrupt)
-    with suppress(KeyboardInterrupt), nullcontext() if api_only else dashboard(settings):
-        out.print(f"orchestrator  {address(settings.host, settings.port)}  (API: /docs)", soft_wrap=True)
-        serve(settings, announce_key=partial(_announce_key, settings))
+    # Held from before the first word to the end: of two started at once, the other one is refused in one line.
+    with sole_owner(settings):
+        require_free_port(settings.host, settings.port, "--port")
+        if not api_only:
+            require_free_port(settings.dashboard_host, settings.dashboard_port, "--dashboard-port")
+        # The server passes the signal on once it has shut down; without a handler that would kill us before our end.
+        signal.signal(signal.SIGTERM, _interrupt)
+        with suppress(KeyboardInterrupt), nullcontext() if api_only else dashboard(settings):
+            out.print(f"orchestrator  {address(settings.host, settings.port)}  (API: /docs)", soft_wrap=True)
+            serve(settings, announce_key=partial(_announce_key, settings))
 
 
 def _announce_key(settings: Settings, key: str) -> None:

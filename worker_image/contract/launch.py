@@ -10,6 +10,9 @@ CLAIMED_EXIT_CODE = 97
 UNWRITABLE_EXIT_CODE = 98
 """The launcher's exit code when its user may not write into the run directory."""
 
+DISK_FULL_EXIT_CODE = 96
+"""saeforge's own worker could not even write how it ended, for want of disk space."""
+
 _SCRIPT = r"""
 set -C
 if ! { echo "$$" > "$1/claim"; } 2>/dev/null; then

@@ -28,6 +28,8 @@ def finished(how: str, failure: Failure | None = None) -> Finished:
         (Facts("run", 137), EndReason.KILLED),
         (Facts("run", 97), EndReason.ALREADY_CLAIMED),
         (Facts("run", 98), EndReason.LAUNCH_FAILED),
+        (Facts("run", 96, builtin=True), EndReason.DISK_FULL),
+        (Facts("run", 96), EndReason.EXIT_CODE),
         (Facts("run", 0, builtin=True), EndReason.INTERNAL_ERROR),
         (Facts("pause", 137, overdue=True), EndReason.KILLED),
         (Facts("pause", 137, overdue=True, has_checkpoint=True), EndReason.PAUSED),

@@ -113,6 +113,23 @@ def test_an_event_taken_in_pieces_is_written_whole(run: Run, run_dir: RunDir, mo
     assert [found.text for found in events_of(run_dir)] == ["in pieces"]
 
 
+def test_an_answer_that_finds_the_disk_full_does_not_take_the_last_word_with_it(
+    run: Run, run_dir: RunDir, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    append(run_dir, line(type="pause"))
+    emit = run.emit
+
+    def emit_no_answer(kind, **fields):  # type: ignore[no-untyped-def]
+        if kind is CommandRejected:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        emit(kind, **fields)
+
+    monkeypatch.setattr(run, "emit", emit_no_answer)
+    run.finish("completed")
+    [finished] = events_of(run_dir)
+    assert finished.outcome == "completed"
+
+
 def test_values_that_are_not_finite_are_left_out(run: Run, run_dir: RunDir) -> None:
     run.metrics(3, {"loss": float("nan"), "fvu": float("inf"), "l0": 2.0})
     [metrics] = events_of(run_dir)

@@ -13,6 +13,7 @@ import pytest
 from tests.waiting import until
 from worker_image.contract.events import CheckpointSaved, Finished, Metrics, Started, event
 from worker_image.contract.jobs import TrainSaeParams
+from worker_image.contract.launch import DISK_FULL_EXIT_CODE
 from worker_image.contract.rundir import RunDir, RunSpec
 
 ROOT = Path(__file__).parents[3]
@@ -114,3 +115,22 @@ def test_a_directory_without_params_is_an_error_in_words(tmp_path: Path) -> None
     assert done.returncode == 2
     assert "cannot read" in done.stdout
     assert "Traceback" not in done.stderr
+
+
+def test_a_full_log_does_not_keep_the_last_word_from_being_written(tmp_path: Path, params: TrainSaeParams) -> None:
+    run_dir = lay_out(tmp_path, params.model_copy(update={"hookpoint": "layers.7"}))
+    run_dir.log.unlink()
+    run_dir.log.symlink_to("/dev/full")
+    assert start(run_dir).wait(60) == 2
+    [finished] = events_of(run_dir)
+    assert finished.failure.field == "hookpoint"
+
+
+def test_when_not_even_the_last_word_can_be_written_the_exit_code_says_why(
+    tmp_path: Path, params: TrainSaeParams
+) -> None:
+    run_dir = lay_out(tmp_path, params)
+    for file in (run_dir.log, run_dir.events):
+        file.unlink()
+        file.symlink_to("/dev/full")
+    assert start(run_dir).wait(60) == DISK_FULL_EXIT_CODE
