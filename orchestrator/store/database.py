@@ -1,18 +1,35 @@
-"""The SQLite file: one writer, one reader, transactions and migrations.
+"""The SQLite file: one writer, a few readers, transactions and migrations.
 
 Journal mode is WAL with ``synchronous=FULL``, so what was committed survives a power cut.
+
+What is written at the same time is committed together: whoever asks while a commit is under way shares the next one,
+each in a savepoint of its own. A flush of the disk then serves many, and a unit of work crosses to the writer's thread
+once and not once a statement.
 """
 
 import asyncio
 import sqlite3
-from collections.abc import AsyncIterator
+from collections import deque
+from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager, suppress
+from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
+from typing import Any, Final, Generic, TypeVar
 
 import aiosqlite
 
 from orchestrator.errors import OrchestratorError
 from orchestrator.store.statements import migrations, statements
+
+T = TypeVar("T")
+
+READERS: Final = 3
+"""Connections that read: a long list keeps one busy, and short questions go to the others."""
+MOST_TOGETHER: Final = 64
+"""Units of work in one commit; more would make the first of them wait for long."""
+CACHED_STATEMENTS: Final = 512
+"""Prepared statements a connection keeps; more than there are."""
 
 
 class StoreError(OrchestratorError):
@@ -21,14 +38,52 @@ class StoreError(OrchestratorError):
     code = "store_error"
 
 
+class Session:
+    """The named statements within one transaction. Blocking: it lives on its connection's own thread."""
+
+    def __init__(self, connection: sqlite3.Connection) -> None:
+        self._connection = connection
+        self._sql = statements()
+
+    def run(self, name: str, /, **values: object) -> int:
+        """Change something; return how many rows changed."""
+        return self._connection.execute(self._sql[name], values).rowcount
+
+    def run_each(self, name: str, rows: Sequence[dict[str, object]]) -> None:
+        """Change something once for every row of values."""
+        self._connection.executemany(self._sql[name], rows)
+
+    def one(self, name: str, /, **values: object) -> sqlite3.Row | None:
+        """The first row, if there is one."""
+        row: sqlite3.Row | None = self._connection.execute(self._sql[name], values).fetchone()
+        return row
+
+    def all(self, name: str, /, *, where: str | None = None, **values: object) -> list[sqlite3.Row]:
+        """Every row; ``where`` is a clause made of fixed texts, for the statements that have a place for one."""
+        sql = self._sql[name] if where is None else self._sql[name].format(where=where)
+        return self._connection.execute(sql, values).fetchall()
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class _Unit(Generic[T]):
+    """Work that waits for the writer, and the future of who waits for it."""
+
+    work: Callable[[Session], T]
+    done: asyncio.Future[T]
+
+
 class Database:
     """Runs the named statements. Inside a transaction everything goes to the writer, so it sees its own changes."""
 
-    def __init__(self, writer: aiosqlite.Connection, reader: aiosqlite.Connection) -> None:
-        self._writer, self._reader = writer, reader
+    def __init__(self, writer: "_Connection", readers: Sequence["_Connection"]) -> None:
+        self._writer, self._readers = writer, readers
+        self._idle: asyncio.LifoQueue[_Connection] = asyncio.LifoQueue()
+        for reader in readers:
+            self._idle.put_nowait(reader)
         self._writing = asyncio.Lock()
         self._owner: asyncio.Task[object] | None = None
-        self._sql = statements()
+        self._units: deque[_Unit[Any]] = deque()
+        self._committing: asyncio.Task[None] | None = None
 
     @classmethod
     async def open(cls, path: Path) -> "Database":
@@ -38,22 +93,51 @@ class Database:
             StoreError: the file is not a database, or was written by a newer version.
         """
         path.parent.mkdir(parents=True, exist_ok=True)
-        writer = await _connect(path)
+        opened = [await _connect(path)]
         try:
-            await _migrate(writer, path)
-            reader = await _connect(path)
+            await opened[0].call(partial(_migrate, path=path))
+            while len(opened) <= READERS:
+                opened.append(await _connect(path))
         except BaseException:
-            await writer.close()
+            for connection in opened:
+                await connection.close()
             raise
-        return cls(writer, reader)
+        return cls(opened[0], opened[1:])
 
     async def close(self) -> None:
-        await self._reader.close()
-        await self._writer.close()
+        """Finish what is being written, then close the file."""
+        if self._committing is not None:
+            await self._committing
+        for connection in (*self._readers, self._writer):
+            await connection.close()
+
+    async def write(self, work: Callable[[Session], T]) -> T:
+        """Do all of ``work`` or, if it raises, nothing of it; durable once this returns.
+
+        It runs on the writer's thread and must not wait for anything but the session. If the caller is cancelled
+        meanwhile, it is still done either wholly or not at all.
+
+        Raises:
+            sqlite3.Error: the commit failed, and with it all that was to be committed together.
+        """
+        assert self._owner is not asyncio.current_task(), "a transaction inside a transaction"
+        unit = _Unit(work, asyncio.get_running_loop().create_future())
+        self._units.append(unit)
+        if self._committing is None:
+            self._committing = asyncio.create_task(self._commit_units(), name="commits")
+        done: T = await unit.done
+        return done
+
+    async def read(self, work: Callable[[Session], T]) -> T:
+        """Do the questions of ``work`` on one view of the file, in one go; it changes nothing."""
+        return await self._ask(partial(_view, work=work))
 
     @asynccontextmanager
     async def transaction(self) -> AsyncIterator[None]:
-        """All of it or nothing, durable once the block is left."""
+        """All of it or nothing, durable once the block is left.
+
+        Every statement of the block crosses to the writer's thread and back: for what is done often there is ``write``.
+        """
         async with self._writing:
             self._owner = asyncio.current_task()
             try:
@@ -72,30 +156,123 @@ class Database:
     async def run(self, name: str, /, **values: object) -> int:
         """Change something, inside a transaction; return how many rows changed."""
         assert self._owner is asyncio.current_task(), f"{name} outside a transaction"
-        async with self._writer.execute(self._sql[name], values) as cursor:
-            return cursor.rowcount
+        return await self._writer.call(lambda connection: Session(connection).run(name, **values))
 
     async def one(self, name: str, /, **values: object) -> sqlite3.Row | None:
         """The first row, if there is one."""
-        async with self._connection.execute(self._sql[name], values) as cursor:
-            return await cursor.fetchone()
+        return await self._question(lambda session: session.one(name, **values))
 
     async def all(self, name: str, /, *, where: str | None = None, **values: object) -> list[sqlite3.Row]:
         """Every row; ``where`` is a clause made of fixed texts, for the statements that have a place for one."""
-        sql = self._sql[name] if where is None else self._sql[name].format(where=where)
-        return list(await self._connection.execute_fetchall(sql, values))
+        return await self._question(lambda session: session.all(name, where=where, **values))
 
-    @property
-    def _connection(self) -> aiosqlite.Connection:
-        return self._writer if self._owner is asyncio.current_task() else self._reader
+    async def _question(self, question: Callable[[Session], T]) -> T:
+        if self._owner is asyncio.current_task():
+            return await self._writer.call(lambda connection: question(Session(connection)))
+        return await self._ask(lambda connection: question(Session(connection)))
+
+    async def _ask(self, question: Callable[[sqlite3.Connection], T]) -> T:
+        """Have the reader that became idle last answer."""
+        reader = await self._idle.get()
+        try:
+            return await reader.call(question)
+        finally:
+            self._idle.put_nowait(reader)
+
+    async def _commit_units(self) -> None:
+        """Commit what waits, as much of it together as came while the commit before was under way."""
+        try:
+            while self._units:
+                async with self._writing:
+                    together = [self._units.popleft() for _ in range(min(len(self._units), MOST_TOGETHER))]
+                    # Whoever was cancelled while it waited wants nothing done any more.
+                    together = [unit for unit in together if not unit.done.done()]
+                    await self._commit(together)
+        finally:
+            self._committing = None
+            while self._units:
+                self._units.popleft().done.cancel()
+
+    async def _commit(self, together: Sequence[_Unit[Any]]) -> None:
+        try:
+            outcomes = await self._writer.call(partial(_do_together, works=[unit.work for unit in together]))
+        except BaseException as error:
+            for unit in together:
+                _settle(unit, error)
+            if not isinstance(error, Exception):
+                raise
+            return
+        for unit, (result, failure) in zip(together, outcomes, strict=True):
+            _settle(unit, failure, result)
 
 
-async def _connect(path: Path) -> aiosqlite.Connection:
-    connection = await aiosqlite.connect(path, isolation_level=None)
-    connection.row_factory = sqlite3.Row
+def _settle(unit: _Unit[T], error: BaseException | None, result: T | None = None) -> None:
+    if unit.done.done():
+        return
+    if error is None:
+        unit.done.set_result(result)  # type: ignore[arg-type]
+    elif isinstance(error, asyncio.CancelledError):
+        unit.done.cancel()
+    else:
+        unit.done.set_exception(error)
+
+
+_Outcome = tuple[Any, Exception | None]
+"""What a unit of work returned, or why nothing of it was done."""
+
+
+def _do_together(connection: sqlite3.Connection, *, works: Sequence[Callable[[Session], Any]]) -> list[_Outcome]:
+    session = Session(connection)
+    connection.execute("BEGIN IMMEDIATE")
     try:
-        for pragma in ("journal_mode=WAL", "synchronous=FULL", "foreign_keys=ON", "busy_timeout=10000"):
-            await connection.execute(f"PRAGMA {pragma}")
+        outcomes = [_do_one(connection, session, work) for work in works]
+        connection.execute("COMMIT")
+    except BaseException:
+        # There is nothing to end where SQLite did so itself, as on a full disk.
+        with suppress(sqlite3.OperationalError):
+            connection.execute("ROLLBACK")
+        raise
+    return outcomes
+
+
+def _do_one(connection: sqlite3.Connection, session: Session, work: Callable[[Session], Any]) -> _Outcome:
+    connection.execute("SAVEPOINT unit")
+    try:
+        outcome: _Outcome = work(session), None
+    except Exception as error:
+        if not connection.in_transaction:
+            # SQLite ended the whole transaction, as on a full disk: what came before this one is undone as well.
+            raise
+        connection.execute("ROLLBACK TO unit")
+        outcome = None, error
+    connection.execute("RELEASE unit")
+    return outcome
+
+
+def _view(connection: sqlite3.Connection, *, work: Callable[[Session], T]) -> T:
+    connection.execute("BEGIN")
+    try:
+        return work(Session(connection))
+    finally:
+        connection.execute("COMMIT")
+
+
+class _Connection(aiosqlite.Connection):
+    """One that also runs a whole function on its thread."""
+
+    async def call(self, work: Callable[[sqlite3.Connection], T]) -> T:
+        result: T = await self._execute(work, self._conn)  # type: ignore[no-untyped-call]
+        return result
+
+
+async def _connect(path: Path) -> _Connection:
+    def connect() -> sqlite3.Connection:
+        return sqlite3.connect(path, isolation_level=None, cached_statements=CACHED_STATEMENTS)
+
+    connection = _Connection(connect, iter_chunk_size=64)
+    await connection
+    try:
+        await connection.call(_configure)
     except sqlite3.DatabaseError as error:
         await connection.close()
         raise StoreError(
@@ -104,11 +281,15 @@ async def _connect(path: Path) -> aiosqlite.Connection:
     return connection
 
 
-async def _migrate(connection: aiosqlite.Connection, path: Path) -> None:
+def _configure(connection: sqlite3.Connection) -> None:
+    connection.row_factory = sqlite3.Row
+    for pragma in ("journal_mode=WAL", "synchronous=FULL", "foreign_keys=ON", "busy_timeout=10000"):
+        connection.execute(f"PRAGMA {pragma}")
+
+
+def _migrate(connection: sqlite3.Connection, *, path: Path) -> None:
     """Run the migrations the file has not seen, each in a transaction with its version."""
-    async with connection.execute("PRAGMA user_version") as cursor:
-        row = await cursor.fetchone()
-    version = row[0] if row else 0
+    version = connection.execute("PRAGMA user_version").fetchone()[0]
     scripts = migrations()
     if version > len(scripts):
         raise StoreError(
@@ -116,4 +297,4 @@ async def _migrate(connection: aiosqlite.Connection, path: Path) -> None:
             suggestion="install the saeforge that wrote it, or a newer one",
         )
     for number, script in enumerate(scripts[version:], start=version + 1):
-        await connection.executescript(f"BEGIN IMMEDIATE;\n{script}\nPRAGMA user_version = {number};\nCOMMIT;")
+        connection.executescript(f"BEGIN IMMEDIATE;\n{script}\nPRAGMA user_version = {number};\nCOMMIT;")

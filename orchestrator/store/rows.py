@@ -82,6 +82,24 @@ def job(row: sqlite3.Row) -> Job:
     )
 
 
+def job_values(job: Job) -> dict[str, object]:
+    """What a new job's row is made of."""
+    return {
+        "id": str(job.id),
+        "type": job.type,
+        "name": job.name,
+        "owner": job.owner,
+        "priority": job.priority,
+        "params": job.params.model_dump_json(),
+        "inputs": None if job.inputs is None else json.dumps(job.inputs),
+        "resources": job.resources.model_dump_json(),
+        "retry": job.retry.model_dump_json(exclude_defaults=True),
+        "created_at": job.created_at.timestamp(),
+        "restarted_from": str(job.restarted_from) if job.restarted_from else None,
+        "resume_from": job.resume_from,
+    }
+
+
 def attempt(row: sqlite3.Row) -> Attempt:
     return Attempt(
         job_id=UUID(row["job_id"]),

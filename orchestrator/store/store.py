@@ -25,7 +25,7 @@ from orchestrator.domain import (
 )
 from orchestrator.errors import IdempotencyConflict, NotFound, StaleTransition, StateConflict
 from orchestrator.store import rows
-from orchestrator.store.database import Database
+from orchestrator.store.database import Database, Session
 from orchestrator.store.ingest import ingest
 from orchestrator.store.records import Ended, JobFilter, StoredCommand, StoredEvent
 from worker_image.contract.commands import Command
@@ -63,32 +63,25 @@ class Store:
         Raises:
             IdempotencyConflict: the key came with a different request before.
         """
-        async with self._db.transaction():
+        request: dict[str, object] = {"key": idempotency_key, "digest": request_digest, "job_id": str(job.id)}
+        new = rows.job_values(job)
+        tags = [{"job_id": str(job.id), "tag": tag, "place": place} for place, tag in enumerate(job.tags)]
+        created = _own_event(job.id, "job_created", {"type": job.type, "name": job.name, "status": job.status})
+
+        def keep(session: Session) -> Job:
             if idempotency_key is not None:
-                known = await self.submitted(idempotency_key, request_digest)
+                known = _known(session.one("submission", key=idempotency_key), request_digest)
                 if known is not None:
-                    return known
-            await self._db.run(
-                "insert_job",
-                id=str(job.id),
-                type=job.type,
-                name=job.name,
-                owner=job.owner,
-                priority=job.priority,
-                params=job.params.model_dump_json(),
-                inputs=None if job.inputs is None else json.dumps(job.inputs),
-                resources=job.resources.model_dump_json(),
-                retry=job.retry.model_dump_json(exclude_defaults=True),
-                created_at=job.created_at.timestamp(),
-                restarted_from=str(job.restarted_from) if job.restarted_from else None,
-                resume_from=job.resume_from,
-            )
-            for place, tag in enumerate(job.tags):
-                await self._db.run("insert_tag", job_id=str(job.id), tag=tag, place=place)
+                    return _found(session.one("job", id=known), known)
+            session.run("insert_job", **new)
+            if tags:
+                session.run_each("insert_tag", tags)
             if idempotency_key is not None:
-                await self._db.run("insert_submission", key=idempotency_key, digest=request_digest, job_id=str(job.id))
-            await self._record(job.id, "job_created", {"type": job.type, "name": job.name, "status": job.status})
-            return await self._job(job.id)
+                session.run("insert_submission", **request)
+            session.run("insert_event", **created)
+            return job
+
+        return await self._db.write(keep)
 
     async def submitted(self, idempotency_key: str, request_digest: str) -> Job | None:
         """The job that a submit with this key made before.
@@ -96,12 +89,8 @@ class Store:
         Raises:
             IdempotencyConflict: the key came with a different request then.
         """
-        known = await self._db.one("submission", key=idempotency_key)
-        if known is None:
-            return None
-        if known["request_digest"] != request_digest:
-            raise IdempotencyConflict(field="Idempotency-Key", suggestion="use a new key for a new request")
-        return await self._job(UUID(known["job_id"]))
+        known = _known(await self._db.one("submission", key=idempotency_key), request_digest)
+        return None if known is None else await self._job(UUID(known))
 
     async def job(self, job_id: UUID) -> Job:
         """Raises: NotFound."""
@@ -446,18 +435,42 @@ class Store:
         await self._record(job_id, "status_changed", {"from": expected, "to": to, "reason": reason})
 
     async def _record(self, job_id: UUID, type: str, data: Mapping[str, object]) -> None:
-        await self._db.run(
-            "insert_event", job_id=str(job_id), attempt=None, seq=None, ts=time.time(), type=type, data=json.dumps(data)
-        )
+        await self._db.run("insert_event", **_own_event(job_id, type, data))
 
     async def _job(self, job_id: UUID) -> Job:
-        row = await self._db.one("job", id=str(job_id))
-        if row is None:
-            raise NotFound(f"there is no job {job_id}", field="id", suggestion="GET /api/jobs lists the jobs there are")
-        return rows.job(row)
+        return _found(await self._db.one("job", id=str(job_id)), job_id)
 
     async def _attempt(self, job_id: UUID, number: int) -> Attempt:
         row = await self._db.one("attempt", job_id=str(job_id), number=number)
         if row is None:
             raise NotFound(f"job {job_id} has no attempt {number}", field="attempt")
         return rows.attempt(row)
+
+
+def _known(submission: sqlite3.Row | None, digest: str) -> str | None:
+    """The id of the job that an earlier submit made. Raises: IdempotencyConflict."""
+    if submission is None:
+        return None
+    if submission["request_digest"] != digest:
+        raise IdempotencyConflict(field="Idempotency-Key", suggestion="use a new key for a new request")
+    job_id: str = submission["job_id"]
+    return job_id
+
+
+def _found(row: sqlite3.Row | None, job_id: UUID | str) -> Job:
+    """Raises: NotFound."""
+    if row is None:
+        raise NotFound(f"there is no job {job_id}", field="id", suggestion="GET /api/jobs lists the jobs there are")
+    return rows.job(row)
+
+
+def _own_event(job_id: UUID, type: str, data: Mapping[str, object]) -> dict[str, object]:
+    """The values of an event that is the orchestrator's own, now."""
+    return {
+        "job_id": str(job_id),
+        "attempt": None,
+        "seq": None,
+        "ts": time.time(),
+        "type": type,
+        "data": json.dumps(data),
+    }
