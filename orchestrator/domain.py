@@ -107,6 +107,7 @@ class FailureClass(StrEnum):
     TIMEOUT = "timeout"
     ENGINE = "engine"
     LOST = "lost"
+    DISK_FULL = "disk_full"
     INTERNAL = "internal"
 
 
@@ -121,12 +122,14 @@ RETRIES: dict[FailureClass, int] = {
     FailureClass.TIMEOUT: 0,
     FailureClass.ENGINE: 5,
     FailureClass.LOST: 3,
+    FailureClass.DISK_FULL: 5,
     FailureClass.INTERNAL: 0,
 }
 """Kind of failure -> further attempts in a row, unless the job says otherwise.
 
 What would fail the same way again gets none: a user's error, a GPU too small (the worker has halved its micro-batch by
-then), a defect of ours. Memory of the machine may have been short because of a neighbour: once.
+then), a defect of ours. Memory of the machine may have been short because of a neighbour: once. Nothing starts on a
+full disk, so a retry after one finds room.
 """
 
 
@@ -267,6 +270,7 @@ FAILURE_CLASS: dict[EndReason, FailureClass] = {
     EndReason.EXIT_CODE: FailureClass.USER_ERROR,
     EndReason.HOST_OOM: FailureClass.HOST_OOM,
     EndReason.CUDA_OOM: FailureClass.CUDA_OOM,
+    EndReason.DISK_FULL: FailureClass.DISK_FULL,
     EndReason.TIMEOUT: FailureClass.TIMEOUT,
     EndReason.KILLED: FailureClass.LOST,
     EndReason.LOST: FailureClass.LOST,

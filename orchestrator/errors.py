@@ -71,6 +71,13 @@ class TooLarge(OrchestratorError):
     code = "too_large"
 
 
+class DiskFull(OrchestratorError):
+    """The disk of the orchestrator is full; nothing was changed."""
+
+    status = 507
+    code = "disk_full"
+
+
 class ExecutorError(OrchestratorError):
     """The executor could not do what was asked."""
 

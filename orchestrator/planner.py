@@ -23,6 +23,8 @@ class Machine:
     """Why the GPUs cannot be seen just now; none is handed out until they can."""
     blocked: Mapping[str, int] = field(default_factory=dict)
     """GPU UUID -> processes on it from outside the orchestrator; such a GPU is not handed out."""
+    disk_error: str | None = None
+    """Why nothing new may be written just now; nothing starts until it may."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,6 +93,9 @@ def plan(queue: Sequence[Job], held: Sequence[Held], machine: Machine, *, engine
         place = len(waits) + 1
         if engine_error is not None:
             waits[job.id] = Wait("engine_unavailable", f"the engine does not answer: {engine_error}", place)
+            continue
+        if machine.disk_error is not None:
+            waits[job.id] = Wait("disk_full", f"the disk is full: {machine.disk_error}", place)
             continue
         if (too_much := _exceeds(need, machine)) is not None:
             waits[job.id] = Wait("exceeds_machine", too_much, place)

@@ -9,8 +9,9 @@ from contextlib import suppress
 from uuid import UUID, uuid4
 
 from orchestrator.broker import Broker
+from orchestrator.disk import Disk
 from orchestrator.domain import Attempt, Job, JobStatus, Wait
-from orchestrator.errors import EngineUnavailable, ImageMissing, NotFound, StateConflict
+from orchestrator.errors import DiskFull, EngineUnavailable, ImageMissing, NotFound, StateConflict
 from orchestrator.executors.base import Executor
 from orchestrator.gpus import GpuReport, foreign
 from orchestrator.planner import Held, Machine, plan
@@ -53,6 +54,9 @@ class Scheduler:
         self.engine: str | None = None
         """What the engine calls itself; None when it does not answer."""
         self.engine_error: str | None = None
+        self.disk_error: str | None = None
+        """Why nothing new is started for want of disk space; what runs goes on."""
+        self._disk = Disk(settings.home, settings.min_free_mb)
         self._executors = {**others, executor.name: executor}
         self._store, self._broker, self._settings, self._probe = store, broker, settings, probe
         self._wake = asyncio.Event()
@@ -83,7 +87,11 @@ class Scheduler:
             for attempt in await self._store.live_attempts():
                 await self._supervise(attempt)
             while True:
-                await self.tick()
+                try:
+                    await self.tick()
+                except DiskFull as error:
+                    # Nothing was changed, and the attempts go on: look again later.
+                    self._note_disk(error.message)
                 seconds = BUSY_TICK_S if self.waits else IDLE_TICK_S
                 with suppress(TimeoutError):
                     await asyncio.wait_for(self._wake.wait(), seconds)
@@ -96,6 +104,7 @@ class Scheduler:
     async def tick(self) -> None:
         """Plan once and start what may start."""
         await self._look_at_engine()
+        self._note_disk(await asyncio.to_thread(self._disk.look))
         if time.monotonic() >= self._next_sweep and self.engine is not None:
             self._next_sweep = time.monotonic() + SWEEP_S
             await self._sweep()
@@ -115,7 +124,18 @@ class Scheduler:
         if decided.starts or decided.waits.keys() != self.waits.keys():
             self._broker.ring()
         self.waits = decided.waits
-        self._pull_ahead([job for job in queue if job.id in decided.waits][:PULL_AHEAD])
+        if self.disk_error is None:
+            self._pull_ahead([job for job in queue if job.id in decided.waits][:PULL_AHEAD])
+
+    def _note_disk(self, error: str | None) -> None:
+        """Remember what the disk allows, and say so when that changes."""
+        if error is not None and self.disk_error is None:
+            logger.error("nothing new is started, the disk is full: %s", error)
+        elif error is None and self.disk_error is not None:
+            logger.info("there is room on the disk again: new jobs start")
+        if (error is None) != (self.disk_error is None):
+            self._broker.ring()
+        self.disk_error = error
 
     async def preempt(self, victim: UUID, beneficiary: UUID) -> None:
         """Have a running job write a checkpoint and go back to the queue, to make room for another one."""
@@ -156,7 +176,13 @@ class Scheduler:
         blocked = {gpu.uuid: count for gpu in report.gpus if (count := foreign(gpu, leased)) > 0}
         # No driver at all means no GPUs; one that stopped answering means that they cannot be seen just now.
         gpu_error = report.error if report.gpus else None
-        return Machine(cpus=self._settings.cpus, gpus=report.gpus, gpu_error=gpu_error, blocked=blocked)
+        return Machine(
+            cpus=self._settings.cpus,
+            gpus=report.gpus,
+            gpu_error=gpu_error,
+            blocked=blocked,
+            disk_error=self.disk_error,
+        )
 
     async def _held(self) -> list[Held]:
         held: list[Held] = []

@@ -99,6 +99,8 @@ class Settings(ClientSettings):
     """Seconds after which a container of this home that belongs to no known job is removed."""
     poll_s: float = Field(default=0.25, gt=0, le=60)
     """Seconds between looks at a running job."""
+    min_free_mb: int = Field(default=2048, ge=0, le=1_073_741_824)
+    """MiB that must be free under <home> for a new attempt to start; what runs goes on."""
     max_body_bytes: int = Field(default=1_048_576, ge=1024)
     """Largest request body accepted."""
     log_level: Literal["debug", "info", "warning", "error"] = "info"

@@ -266,15 +266,18 @@ class Supervisor:
 
     def _append_commands(self, requested: list[tuple[str, str]]) -> None:
         path = self._run_dir.commands
-        if self._delivered is None:
-            self._delivered = {str(command.validate_json(line).id) for line in path.read_bytes().split(b"\n") if line}
-        fresh = [(name, body) for name, body in requested if name not in self._delivered]
+        written = path.read_bytes() if self._delivered is None else b""
+        delivered = self._delivered if self._delivered is not None else _command_ids(written)
+        fresh = [(name, body) for name, body in requested if name not in delivered]
         if fresh:
             faults.reach("command_read")
+            # Should this be cut short by a full disk, the file itself tells again what got there.
+            self._delivered = None
+            line_end = "" if written[-1:] in (b"", b"\n") else "\n"
             with path.open("ab") as file:
-                file.write("".join(f"{body}\n" for _, body in fresh).encode())
+                file.write((line_end + "".join(f"{body}\n" for _, body in fresh)).encode())
             faults.reach("command_delivered")
-            self._delivered.update(name for name, _ in fresh)
+        self._delivered = delivered | {name for name, _ in fresh}
 
     async def _ingest(self) -> bool:
         """Store some of the events the worker has written since the last look; whether there may be more.
@@ -388,6 +391,15 @@ class Supervisor:
         with suppress(TimeoutError):
             await asyncio.wait_for(self._nudged.wait(), seconds)
         self._nudged.clear()
+
+
+def _command_ids(written: bytes) -> set[str]:
+    """The ids of the commands in a command file; what is no command (a line that a full disk cut short) has none."""
+    ids = set[str]()
+    for line in written.split(b"\n"):
+        with suppress(ValidationError):
+            ids.add(str(command.validate_json(line).id))
+    return ids
 
 
 async def newest_checkpoint(store: Store, home: Path, job_id: UUID) -> Path | None:

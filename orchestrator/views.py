@@ -264,6 +264,8 @@ class SystemStatus(_View):
     swap_used_mb: int
     disk_total_mb: int
     disk_free_mb: int
+    disk_error: str | None = None
+    """Why no new attempt starts for want of disk space."""
     home: str
     jobs: dict[JobStatus, int]
     uptime_s: float
@@ -303,6 +305,8 @@ class Health(_View):
     ready: bool
     version: str
     engine: str | None
+    disk_error: str | None = None
+    """Why no new attempt starts for want of disk space."""
 
 
 def job_view_fields(job: Job, log_path: str | None, result_path: str | None) -> dict[str, Any]:

@@ -20,8 +20,14 @@ router = APIRouter(tags=["system"])
 @router.get("/health")
 async def health(orchestrator: Orchestrator) -> Health:
     """Whether it lives, and whether it can start jobs. Asks for no key."""
-    engine = orchestrator.scheduler.engine
-    return Health(status="ok" if engine else "degraded", ready=engine is not None, version=__version__, engine=engine)
+    engine, disk_error = orchestrator.scheduler.engine, orchestrator.scheduler.disk_error
+    return Health(
+        status="ok" if engine and disk_error is None else "degraded",
+        ready=engine is not None,
+        version=__version__,
+        engine=engine,
+        disk_error=disk_error,
+    )
 
 
 @router.post("/api/tickets", dependencies=[Depends(require_key)])
@@ -68,6 +74,7 @@ async def status(orchestrator: Orchestrator) -> SystemStatus:
         swap_used_mb=swap.used >> 20,
         disk_total_mb=disk.total >> 20,
         disk_free_mb=disk.free >> 20,
+        disk_error=orchestrator.scheduler.disk_error,
         home=str(orchestrator.settings.home),
         jobs=await orchestrator.store.count_by_status(),
         uptime_s=time.monotonic() - orchestrator.started_at,

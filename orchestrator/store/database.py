@@ -19,7 +19,7 @@ from typing import Any, Final, Generic, TypeVar
 
 import aiosqlite
 
-from orchestrator.errors import OrchestratorError
+from orchestrator.errors import DiskFull, OrchestratorError
 from orchestrator.store.statements import migrations, statements
 
 T = TypeVar("T")
@@ -36,6 +36,19 @@ class StoreError(OrchestratorError):
     """The database cannot be used."""
 
     code = "store_error"
+
+
+_NO_ROOM: Final = frozenset({sqlite3.SQLITE_FULL, sqlite3.SQLITE_IOERR_SHMSIZE})
+"""What SQLite says of a full disk: about the file or its log, and about the index of that."""
+
+
+def _told(error: BaseException) -> BaseException:
+    """The error to raise for one of SQLite: a full disk is no defect, and its user can do something about it."""
+    if not isinstance(error, sqlite3.OperationalError) or error.sqlite_errorcode not in _NO_ROOM:
+        return error
+    full = DiskFull(suggestion="free space under SAEFORGE_HOME, e.g. with 'saeforge cleanup', then try again")
+    full.__cause__ = error
+    return full
 
 
 class Session:
@@ -118,6 +131,7 @@ class Database:
         meanwhile, it is still done either wholly or not at all.
 
         Raises:
+            DiskFull: there is no room for it.
             sqlite3.Error: the commit failed, and with it all that was to be committed together.
         """
         assert self._owner is not asyncio.current_task(), "a transaction inside a transaction"
@@ -144,11 +158,13 @@ class Database:
                 await self._writer.execute("BEGIN IMMEDIATE")
                 yield
                 await self._writer.execute("COMMIT")
-            except BaseException:
+            except BaseException as error:
                 # Whatever failed or was cancelled, BEGIN and COMMIT included: the next one finds no open transaction.
                 # There is none to end where SQLite did so itself, as on a full disk.
                 with suppress(sqlite3.OperationalError):
                     await self._writer.execute("ROLLBACK")
+                if (told := _told(error)) is not error:
+                    raise told from error
                 raise
             finally:
                 self._owner = None
@@ -198,7 +214,7 @@ class Database:
             outcomes = await self._writer.call(partial(_do_together, works=[unit.work for unit in together]))
         except BaseException as error:
             for unit in together:
-                _settle(unit, error)
+                _settle(unit, _told(error))
             if not isinstance(error, Exception):
                 raise
             return

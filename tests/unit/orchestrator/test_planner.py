@@ -44,6 +44,13 @@ def test_the_first_in_line_starts_first() -> None:
     assert decided.waits[second.id].position == 1
 
 
+def test_nothing_starts_on_a_full_disk() -> None:
+    job = asking()
+    decided = plan([job], [], machine(disk_error="1 MiB free"))
+    assert not decided.starts
+    assert decided.waits[job.id].reason == "disk_full"
+
+
 def test_a_later_job_may_not_take_what_an_earlier_one_waits_for() -> None:
     large, small = asking(cpus=4), asking(cpus=1)
     decided = plan([large, small], [Held(uuid4(), cpus=1)], machine(cpus=4))
