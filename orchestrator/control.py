@@ -8,6 +8,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from uuid import UUID, uuid4
 
+from orchestrator import faults
 from orchestrator.broker import Broker
 from orchestrator.domain import ACTIVE, TERMINAL, Intent, Job, JobStatus
 from orchestrator.errors import StaleTransition, StateConflict
@@ -147,6 +148,7 @@ class Control:
         resume_from = None
         if not fresh and old.status is not JobStatus.COMPLETED and JOB_TYPES[old.type].resumable:
             resume_from = await self._newest_checkpoint(job_id)
+        faults.reach("restart_begun")
         job = Job(
             id=uuid4(),
             name=old.name,
@@ -167,7 +169,9 @@ class Control:
     async def purge(self, job_id: UUID) -> None:
         """Delete an ended job with its log, checkpoints and artifacts."""
         await self._store.check_purgeable(job_id)
+        faults.reach("purge_begun")
         await asyncio.to_thread(_delete, self._settings.runs / str(job_id))
+        faults.reach("purge_deleted")
         await self._store.purge(job_id)
         self._broker.ring()
 

@@ -6,8 +6,15 @@ import signal
 VARIABLE = "SAEFORGE_FAULT"
 """Environment variable: the name of a point, and after a colon the passage that dies (the first when left out)."""
 
-_point, _, _passage = os.environ.get(VARIABLE, "").partition(":")
-_left = int(_passage or 1)
+_point = ""
+_left = 0
+
+
+def arm(request: str) -> None:
+    """Die at the point that ``request`` names, in the words of ``VARIABLE``; nowhere when it is empty."""
+    global _point, _left
+    _point, _, passage = request.partition(":")
+    _left = int(passage or 1)
 
 
 def reach(point: str) -> None:
@@ -17,3 +24,6 @@ def reach(point: str) -> None:
         _left -= 1
         if _left == 0:
             os.kill(os.getpid(), signal.SIGKILL)
+
+
+arm(os.environ.get(VARIABLE, ""))

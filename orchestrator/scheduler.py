@@ -8,6 +8,7 @@ from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from uuid import UUID, uuid4
 
+from orchestrator import faults
 from orchestrator.broker import Broker
 from orchestrator.disk import Disk
 from orchestrator.domain import Attempt, Job, JobStatus, Wait
@@ -152,6 +153,7 @@ class Scheduler:
                 intent="requeue",
                 phase="making room",
             )
+            faults.reach("preempted")
             self.nudge(victim)
 
     def _pull_ahead(self, waiting: Sequence[Job]) -> None:
@@ -278,6 +280,7 @@ class Scheduler:
                 continue
             logger.warning("%s belongs to no known job; removing it", handle)
             await self.executor.stop(handle, self._settings.grace_s)
+            faults.reach("orphan_stopped")
             await self.executor.remove(handle)
 
 

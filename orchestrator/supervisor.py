@@ -228,7 +228,9 @@ class Supervisor:
     async def _steer(self, job: Job, handle: str) -> None:
         """Do what the user, or the clock, asks for."""
         if job.intent == "cancel":
+            faults.reach("cancel_seen")
             await self._executor.stop(handle, 0)
+            faults.reach("killed")
             return
         await self._deliver()
         if self._timeout_s and self._started_at and time.time() - self._started_at > self._timeout_s:
@@ -345,6 +347,8 @@ class Supervisor:
             with suppress(StaleTransition):
                 await self._store.finish(self.attempt, ended, seen_as=job)
                 break
+        if ended.status is JobStatus.QUEUED:
+            faults.reach("requeued")
         logger.info("%s ended: %s", self.attempt.name, end.reason)
         self._broker.ring()
 

@@ -16,6 +16,7 @@ import docker
 import docker.errors
 import docker.utils
 
+from orchestrator import faults
 from orchestrator.errors import EngineUnavailable, ExecutorError, ImageMissing, LaunchFailed
 from orchestrator.executors.base import LaunchSpec, Observation, Owned, RunState
 from orchestrator.executors.container_request import ATTEMPT_LABEL, HOME_LABEL, JOB_LABEL, container_request
@@ -147,6 +148,7 @@ class DockerExecutor:
             )
         handle: str = container["Id"]
         if run_state(container["State"]["Status"]) is RunState.CREATED:
+            faults.reach("container_created")
             try:
                 await self._engine.call(lambda client: client.start(handle), _launch_refused)
             except LaunchFailed:

@@ -21,6 +21,7 @@ from pathlib import Path
 from typing import Final
 from uuid import UUID
 
+from orchestrator import faults
 from orchestrator.errors import EngineUnavailable, LaunchFailed
 from orchestrator.executors import process_shim
 from orchestrator.executors.base import LaunchSpec, Observation, Owned, RunState, attempt_env
@@ -102,6 +103,7 @@ class ProcessExecutor:
 
     async def remove(self, handle: str) -> None:
         await self._kill(handle)
+        faults.reach("process_killed")
         await asyncio.to_thread(shutil.rmtree, self._folder(handle), ignore_errors=True)
 
     async def list_owned(self) -> list[Owned]:

@@ -19,6 +19,7 @@ from typing import Any, Final, Generic, TypeVar
 
 import aiosqlite
 
+from orchestrator import faults
 from orchestrator.errors import DiskFull, OrchestratorError
 from orchestrator.store.statements import migrations, statements
 
@@ -314,3 +315,4 @@ def _migrate(connection: sqlite3.Connection, *, path: Path) -> None:
         )
     for number, script in enumerate(scripts[version:], start=version + 1):
         connection.executescript(f"BEGIN IMMEDIATE;\n{script}\nPRAGMA user_version = {number};\nCOMMIT;")
+        faults.reach("migrated")

@@ -12,6 +12,7 @@ from datetime import datetime
 from pathlib import Path
 from uuid import UUID
 
+from orchestrator import faults
 from orchestrator.domain import (
     TERMINAL,
     TRANSITIONS,
@@ -79,9 +80,12 @@ class Store:
             if idempotency_key is not None:
                 session.run("insert_submission", **request)
             session.run("insert_event", **created)
+            faults.reach("submit_written")
             return job
 
-        return await self._db.write(keep)
+        kept = await self._db.write(keep)
+        faults.reach("submit_kept")
+        return kept
 
     async def submitted(self, idempotency_key: str, request_digest: str) -> Job | None:
         """The job that a submit with this key made before.
@@ -129,7 +133,10 @@ class Store:
         """
         async with self._db.transaction():
             await self._move(job.id, job.status, to, reason, intent=intent or job.intent, phase=phase, retries=retries)
-            return await self._job(job.id)
+            faults.reach("transition_written")
+            moved = await self._job(job.id)
+        faults.reach("transition_kept")
+        return moved
 
     async def interrupt(self, job: Job, intent: Intent, reason: str, *, phase: str) -> Job:
         """Want an active job to end (cancel, or stop without the worker's help), whatever was wanted before.
@@ -180,6 +187,8 @@ class Store:
         async with self._db.transaction():
             await self.check_purgeable(job_id)
             await self._db.run("purge", id=str(job_id))
+            faults.reach("purge_written")
+        faults.reach("purge_kept")
 
     # --- attempts
 
@@ -221,7 +230,10 @@ class Store:
                 except sqlite3.IntegrityError as error:
                     raise StateConflict(f"GPU {gpu} is leased already") from error
             await self._record(job.id, "attempt_started", {"attempt": number, "gpus": list(gpus), "executor": executor})
-            return await self._attempt(job.id, number)
+            faults.reach("attempt_written")
+            begun = await self._attempt(job.id, number)
+        faults.reach("attempt_kept")
+        return begun
 
     async def attempt(self, job_id: UUID, number: int) -> Attempt:
         """Raises: NotFound."""
@@ -247,6 +259,7 @@ class Store:
             await self._db.run(
                 "attach", job_id=str(attempt.job_id), number=attempt.number, handle=handle, now=time.time()
             )
+            faults.reach("attach_written")
 
     async def finish(self, attempt: Attempt, ended: Ended, *, seen_as: Job) -> Job:
         """Record how the attempt ended and settle its job. Repeating it changes nothing.
@@ -294,6 +307,7 @@ class Store:
                 retries=ended.retries,
                 not_before=ended.not_before,
             )
+            faults.reach("finish_written")
             return await self._job(job.id)
 
     async def free(self, attempt: Attempt) -> None:
@@ -301,6 +315,7 @@ class Store:
         async with self._db.transaction():
             await self._db.run("release", job_id=str(attempt.job_id), number=attempt.number, now=time.time())
             await self._db.run("free_leases", job_id=str(attempt.job_id), attempt=attempt.number)
+            faults.reach("free_written")
 
     # --- events and what they say
 
@@ -314,6 +329,7 @@ class Store:
             for item in events:
                 new += await ingest(self._db, attempt, item)
             await self._db.run("advance", job_id=str(attempt.job_id), number=attempt.number, offset=offset)
+            faults.reach("events_written")
         return new
 
     async def events(self, *, after: int, job_id: UUID | None, limit: int) -> list[StoredEvent]:
@@ -381,7 +397,10 @@ class Store:
             await self._record(job.id, "command_requested", {"command_id": str(command.id), "command": command.type})
             if to is not None:
                 await self._move(job.id, job.status, to, reason, intent=intent or job.intent, phase=phase)
-            return await self._job(job.id)
+            faults.reach("request_written")
+            asked = await self._job(job.id)
+        faults.reach("request_kept")
+        return asked
 
     async def commands(self, job_id: UUID) -> list[StoredCommand]:
         return [
