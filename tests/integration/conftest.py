@@ -14,6 +14,7 @@ import uvicorn
 from orchestrator.api.state import State
 from orchestrator.app import create_app
 from orchestrator.client import Client
+from orchestrator.domain import RetryPolicy
 from orchestrator.executors.fake import FakeEngine, FakeExecutor, FakeRun
 from orchestrator.settings import Settings
 from tests.waiting import until
@@ -64,6 +65,8 @@ class Orchestrator:
         assert not self._thread.is_alive()
 
     def submit(self, type: str = "container", **kwargs: Any) -> str:
+        """Submit a job that gets one attempt, unless ``retry`` says otherwise."""
+        kwargs.setdefault("retry", RetryPolicy(max_retries=0))
         params = kwargs.pop("params", {"image": "busybox", "command": ["run"]})
         return str(self.client.submit(type, params, **kwargs).id)
 
