@@ -22,10 +22,12 @@ from orchestrator.transport import Transport, Unreachable
 from orchestrator.views import (
     ArtifactView,
     CheckpointView,
+    CloneRequest,
     EventPage,
     EventView,
     Health,
     Inventory,
+    JobChanges,
     JobDetail,
     JobPage,
     JobSubmission,
@@ -155,21 +157,17 @@ class Client:
             InvalidInput: a parameter is wrong; ``field`` and ``suggestion`` say which and what to do.
             IdempotencyConflict: the key was used for a different request.
         """
-        try:
-            body = JobSubmission(
-                type=type,
-                params=dict(params),
-                name=name,
-                owner=owner,
-                priority=priority,
-                tags=list(tags),
-                resources=resources or Resources(),
-                retry=retry or RetryPolicy(),
-            )
-        except ValidationError as error:
-            first = error.errors()[0]
-            field = ".".join(str(part) for part in first["loc"])
-            raise InvalidInput(f"{field}: {first['msg']}", field=field) from None
+        fields = {
+            "type": type,
+            "params": dict(params),
+            "name": name,
+            "owner": owner,
+            "priority": priority,
+            "tags": list(tags),
+            "resources": resources or Resources(),
+            "retry": retry or RetryPolicy(),
+        }
+        body = _checked(JobSubmission, fields)
         key = {"Idempotency-Key": idempotency_key or str(uuid4())}
         return self._parse(
             JobDetail, self._transport.call("POST", "/api/jobs", body=body, headers=key, repeatable=True)
@@ -220,6 +218,32 @@ class Client:
         A completed job's, and with ``fresh`` any other's, starts over from the beginning.
         """
         return self._parse(JobDetail, self._transport.call("POST", _of(job_id, "restart"), body={"fresh": fresh}))
+
+    def update(self, job_id: JobId, **changes: Any) -> JobDetail:
+        """Change a job; what is left out stays as it is.
+
+        Args:
+            changes: the fields of ``JobChanges``: name, tags, priority, retry, and between attempts resources.
+
+        Raises:
+            StateConflict: the job's status does not allow one of them.
+        """
+        body = _checked(JobChanges, changes)
+        return self._parse(JobDetail, self._transport.call("PATCH", _of(job_id), body=body, repeatable=True))
+
+    def clone(self, job_id: JobId, *, idempotency_key: str | None = None, **changes: Any) -> JobDetail:
+        """Queue a new job like this one.
+
+        Args:
+            idempotency_key: as for ``submit``.
+            changes: the fields of ``CloneRequest``: params (only those that differ), name, owner, priority, tags,
+                resources, retry.
+        """
+        body = _checked(CloneRequest, changes)
+        key = {"Idempotency-Key": idempotency_key or str(uuid4())}
+        return self._parse(
+            JobDetail, self._transport.call("POST", _of(job_id, "clone"), body=body, headers=key, repeatable=True)
+        )
 
     def set_learning_rate(self, job_id: JobId, lr: float) -> JobDetail:
         """Replace the peak learning rate of a running job."""
@@ -354,6 +378,16 @@ class Client:
             return view.model_validate_json(response.content)
         except ValidationError as error:
             raise _not_understood(self.url, view.__name__, error) from None
+
+
+def _checked(model: type[View], fields: Mapping[str, Any]) -> View:
+    """The body of a request. Raises: InvalidInput."""
+    try:
+        return model.model_validate(fields)
+    except ValidationError as error:
+        first = error.errors()[0]
+        field = ".".join(str(part) for part in first["loc"])
+        raise InvalidInput(f"{field}: {first['msg']}", field=field) from None
 
 
 def _uuid(job_id: JobId) -> UUID:

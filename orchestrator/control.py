@@ -4,6 +4,7 @@ import asyncio
 import shutil
 import time
 from collections.abc import Awaitable, Callable
+from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 from uuid import UUID, uuid4
@@ -16,6 +17,7 @@ from orchestrator.scheduler import Scheduler
 from orchestrator.settings import Settings
 from orchestrator.store import Store
 from orchestrator.supervisor import newest_checkpoint
+from orchestrator.views import JobChanges
 from worker_image.contract.commands import CheckpointNow, Command, Pause, SetLearningRate, Stop
 from worker_image.contract.jobs import JOB_TYPES
 
@@ -165,6 +167,27 @@ class Control:
             resume_from=resume_from,
         )
         return await self.submit(job)
+
+    async def update(self, job_id: UUID, changes: JobChanges) -> Job:
+        """Change what is said of a job, and what its next attempt asks for.
+
+        How it is scheduled is of no account any more once it has ended; its resources are taken up when an attempt
+        begins, so they change only between attempts.
+        """
+        given = changes.model_fields_set - {name for name, value in changes if value is None}
+
+        async def change(job: Job) -> Job:
+            for name in sorted(given & {"priority", "retry"}):
+                if job.status in TERMINAL:
+                    raise _conflict(job, f"change the {name} of", "it has ended")
+            if "resources" in given and job.status not in (JobStatus.QUEUED, JobStatus.PAUSED):
+                raise _conflict(job, "change the resources of", "only between attempts; pause it first")
+            values = {name: getattr(changes, name) for name in given}
+            if "tags" in given:
+                values["tags"] = tuple(dict.fromkeys(values["tags"]))
+            return await self._store.update(job, replace(job, **values))
+
+        return await self._changing(job_id, change)
 
     async def purge(self, job_id: UUID) -> None:
         """Delete an ended job with its log, checkpoints and artifacts."""

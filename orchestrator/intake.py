@@ -12,7 +12,7 @@ from pydantic import ValidationError
 from orchestrator.domain import Job, JobStatus, Params
 from orchestrator.errors import InvalidInput
 from orchestrator.inventory import Inventory, ModelShape, model_shape
-from orchestrator.views import JobSubmission
+from orchestrator.views import CloneRequest, JobSubmission
 from worker_image.contract.jobs import JOB_TYPES, TrainSaeParams, job_params
 
 _NAMED_FIELD = re.compile(r"^(?:Value error, )?(\w+): ")
@@ -40,6 +40,20 @@ async def admit(submission: JobSubmission, inventory: Inventory) -> Job:
         tags=tuple(dict.fromkeys(submission.tags)),
         inputs=inputs,
         retry=submission.retry,
+    )
+
+
+def cloned(job: Job, changes: CloneRequest) -> JobSubmission:
+    """What to submit for a new job like ``job`` with the changes."""
+    return JobSubmission(
+        type=job.type,
+        params=job.params.model_dump(mode="json") | changes.params,
+        name=changes.name or job.name,
+        owner=changes.owner or job.owner,
+        priority=job.priority if changes.priority is None else changes.priority,
+        tags=list(job.tags) if changes.tags is None else changes.tags,
+        resources=changes.resources or job.resources,
+        retry=changes.retry or job.retry,
     )
 
 

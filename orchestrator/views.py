@@ -53,6 +53,30 @@ class JobSubmission(TypedSubmission):
     """Job type, e.g. "train_sae"."""
 
 
+class JobChanges(BaseModel):
+    """Body of ``PATCH /api/jobs/{id}``: what is left out stays as it is."""
+
+    model_config = ConfigDict(extra="forbid", use_attribute_docstrings=True)
+
+    name: str | None = Field(default=None, min_length=1, max_length=200)
+    tags: list[str] | None = Field(default=None, max_length=50)
+    """All tags it is to have."""
+    priority: int | None = Field(default=None, ge=-1000, le=1000)
+    """Higher starts earlier; of a job that has not ended."""
+    resources: Resources | None = None
+    """What its next attempt asks for, as a whole; of a queued or paused job."""
+    retry: RetryPolicy | None = None
+    """Of a job that has not ended."""
+
+
+class CloneRequest(JobChanges):
+    """Body of ``POST /api/jobs/{id}/clone``: what the new job is to have instead of the old one's."""
+
+    params: dict[str, Any] = {}
+    """Parameters to change; the others stay."""
+    owner: str | None = Field(default=None, min_length=1, max_length=100)
+
+
 class WaitView(_View):
     reason: str
     detail: str

@@ -14,16 +14,18 @@ from orchestrator.api.state import Orchestrator, State
 from orchestrator.control import available_actions
 from orchestrator.domain import Artifact, Job, JobStatus
 from orchestrator.errors import NotFound
-from orchestrator.intake import admit, job_type_name
+from orchestrator.intake import admit, cloned, job_type_name
 from orchestrator.series import thinned
 from orchestrator.store import MAX_STEP, JobFilter
 from orchestrator.views import (
     ArtifactView,
     AttemptView,
     CheckpointView,
+    CloneRequest,
     CommandView,
     EventPage,
     EventView,
+    JobChanges,
     JobDetail,
     JobPage,
     JobSubmission,
@@ -138,6 +140,20 @@ async def jobs(
 async def job(orchestrator: Orchestrator, job_id: JobId) -> JobDetail:
     """One job, with its attempts, its commands and what may be asked of it now."""
     return await _detail(orchestrator, await orchestrator.store.job(job_id))
+
+
+@router.patch("/jobs/{id}")
+async def update(orchestrator: Orchestrator, job_id: JobId, changes: JobChanges) -> JobDetail:
+    """Change its name, tags, priority, retries, or what its next attempt asks for."""
+    return await _detail(orchestrator, await orchestrator.control.update(job_id, changes))
+
+
+@router.post("/jobs/{id}/clone", status_code=201)
+async def clone(
+    orchestrator: Orchestrator, job_id: JobId, changes: CloneRequest, key: IdempotencyKey = None
+) -> JobDetail:
+    """Queue a new job like this one, with some things changed."""
+    return await submit(orchestrator, cloned(await orchestrator.store.job(job_id), changes), key)
 
 
 @router.delete("/jobs/{id}", status_code=202)

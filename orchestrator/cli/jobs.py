@@ -11,6 +11,7 @@ from rich.text import Text
 
 from orchestrator.cli.console import STYLES, JobRef, Json, command, emit, find_job, out, printable, size, status_text
 from orchestrator.cli.progress import duration
+from orchestrator.cli.submission import pair
 from orchestrator.client import Client
 from orchestrator.domain import TERMINAL, JobStatus
 from orchestrator.errors import InvalidInput
@@ -25,6 +26,8 @@ def add_to(app: typer.Typer) -> None:
         app.command(name, help=_summary(action))(_action_command(action, said))
     app.command("set-lr", help=_summary(Client.set_learning_rate))(set_lr)
     app.command("restart", help=_summary(Client.restart))(restart)
+    app.command("edit")(edit)
+    app.command("clone")(clone)
     app.command("purge")(purge)
 
 
@@ -67,6 +70,54 @@ def restart(
 ) -> None:
     with Client() as client:
         _tell(client.restart(find_job(client, job), fresh=fresh), "is queued as a new job", json=json)
+
+
+Tags = Annotated[list[str] | None, typer.Option("--tag", help="May be given several times; replaces all tags.")]
+Priority = Annotated[int | None, typer.Option(min=-1000, max=1000, help="Higher starts earlier.")]
+
+
+@command
+def edit(
+    job: JobRef,
+    name: Annotated[str | None, typer.Option(help="What to call it.")] = None,
+    tag: Tags = None,
+    priority: Priority = None,
+    retries: Annotated[int | None, typer.Option(min=0, max=1000, help="Most retries in a row; 0 for none.")] = None,
+    json: Json = False,
+) -> None:
+    """Change a job's name, tags, priority or retries."""
+    given = {"name": name, "tags": tag or None, "priority": priority}
+    changes: dict[str, Any] = {field: value for field, value in given.items() if value is not None}
+    with Client() as client:
+        found = client.job(find_job(client, job))
+        if retries is not None:
+            changes["retry"] = found.retry.model_copy(update={"max_retries": retries})
+        if not changes:
+            raise InvalidInput("nothing to change", suggestion="give --name, --tag, --priority or --retries")
+        after = client.update(found.id, **changes)
+    if json:
+        emit(after)
+    else:
+        out.print(f"{after.id} has changed: {', '.join(changes)}")
+
+
+@command
+def clone(
+    job: JobRef,
+    param: Annotated[
+        list[str] | None, typer.Option("--param", "-p", metavar="KEY=VALUE", help="A parameter to change.")
+    ] = None,
+    name: Annotated[str | None, typer.Option(help="What to call the new job.")] = None,
+    tag: Tags = None,
+    priority: Priority = None,
+    json: Json = False,
+) -> None:
+    """Queue a new job like another one, with some parameters changed."""
+    given = {"name": name, "tags": tag or None, "priority": priority}
+    changes: dict[str, Any] = {field: value for field, value in given.items() if value is not None}
+    with Client() as client:
+        after = client.clone(find_job(client, job), params=dict(pair(text) for text in param or []), **changes)
+        _tell(after, "is queued as a new job", json=json)
 
 
 def _tell(after: JobDetail, said: str, *, json: bool) -> None:

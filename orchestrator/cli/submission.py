@@ -78,7 +78,7 @@ def parameters(job_type: type[JobType], given: dict[str, Any]) -> dict[str, Any]
         InvalidInput: the file or a pair cannot be read.
     """
     merged: dict[str, Any] = _from_file(given["params"]) if given["params"] else {}
-    merged |= dict(_pair(text) for text in given["param"] or [])
+    merged |= dict(pair(text) for text in given["param"] or [])
     for name, schema in _properties(job_type):
         value = given[name]
         if value is None or value == []:
@@ -211,7 +211,8 @@ def _parse_yaml(path: Path, text: str) -> object:
         raise InvalidInput(f"{path}: is not YAML ({error})", field="params") from None
 
 
-def _pair(text: str) -> tuple[str, Any]:
+def pair(text: str) -> tuple[str, Any]:
+    """A ``KEY=VALUE`` of the command line, the value as JSON or else as text. Raises: InvalidInput."""
     name, equals, value = text.partition("=")
     if not equals or not name:
         raise InvalidInput(f"-p {text}: is not KEY=VALUE", field="param")

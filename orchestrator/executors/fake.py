@@ -76,6 +76,8 @@ class FakeEngine:
         """Whether it does not answer."""
         self.missing_images: set[str] = set()
         """Images that are neither here nor to be had."""
+        self.prepared: set[str] = set()
+        """Images that were asked for."""
         self.refusal: str | None = None
         """Why it refuses to start anything, when it does."""
         self.starts_by_itself = True
@@ -137,6 +139,7 @@ class FakeExecutor:
         self._answer()
         if image in self.engine.missing_images:
             raise ImageMissing(f"image {image} is not available", field="image", suggestion="check the name")
+        self.engine.prepared.add(image)
 
     async def launch(self, spec: LaunchSpec) -> str:
         await self.prepare(spec.image)

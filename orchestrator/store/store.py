@@ -12,6 +12,8 @@ from datetime import datetime
 from pathlib import Path
 from uuid import UUID
 
+from pydantic_core import to_jsonable_python
+
 from orchestrator import faults
 from orchestrator.domain import (
     TERMINAL,
@@ -66,7 +68,7 @@ class Store:
         """
         request: dict[str, object] = {"key": idempotency_key, "digest": request_digest, "job_id": str(job.id)}
         new = rows.job_values(job)
-        tags = [{"job_id": str(job.id), "tag": tag, "place": place} for place, tag in enumerate(job.tags)]
+        tags = _tag_values(job)
         created = _own_event(job.id, "job_created", {"type": job.type, "name": job.name, "status": job.status})
 
         def keep(session: Session) -> Job:
@@ -157,6 +159,38 @@ class Store:
         async with self._db.transaction():
             if not await self._db.run("set_intent", id=str(job.id), expected=job.status, intent=intent, phase=phase):
                 raise StaleTransition
+            return await self._job(job.id)
+
+    async def update(self, job: Job, changed: Job) -> Job:
+        """Give the job another name, other tags, another priority, other resources or another retry policy.
+
+        Raises:
+            StaleTransition: its status changed since it was read.
+        """
+        said = {
+            name: value
+            for name in ("name", "tags", "priority", "resources", "retry")
+            if (value := getattr(changed, name)) != getattr(job, name)
+        }
+        if not said:
+            return job
+        async with self._db.transaction():
+            written = await self._db.run(
+                "update_job",
+                id=str(job.id),
+                expected=job.status,
+                name=changed.name,
+                priority=changed.priority,
+                resources=changed.resources.model_dump_json(),
+                retry=changed.retry.model_dump_json(exclude_defaults=True),
+            )
+            if not written:
+                raise StaleTransition
+            if "tags" in said:
+                await self._db.run("delete_tags", job_id=str(job.id))
+                for values in _tag_values(changed):
+                    await self._db.run("insert_tag", **values)
+            await self._record(job.id, "job_updated", to_jsonable_python(said))
             return await self._job(job.id)
 
     async def set_phase(self, job_id: UUID, phase: str) -> None:
@@ -481,6 +515,10 @@ def _found(row: sqlite3.Row | None, job_id: UUID | str) -> Job:
     if row is None:
         raise NotFound(f"there is no job {job_id}", field="id", suggestion="GET /api/jobs lists the jobs there are")
     return rows.job(row)
+
+
+def _tag_values(job: Job) -> list[dict[str, object]]:
+    return [{"job_id": str(job.id), "tag": tag, "place": place} for place, tag in enumerate(job.tags)]
 
 
 def _own_event(job_id: UUID, type: str, data: Mapping[str, object]) -> dict[str, object]:

@@ -3,7 +3,7 @@
 import asyncio
 import socket
 import threading
-from collections.abc import Iterator
+from collections.abc import Coroutine, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -95,6 +95,10 @@ class Orchestrator:
         path = RunDir(self.run_of(job_id, attempt).spec.run_dir).events
         with path.open("ab") as file:
             file.write("".join(item.model_dump_json() + "\n" for item in events).encode())
+
+    def does(self, work: Coroutine[Any, Any, Any]) -> None:
+        """Have the orchestrator do something on its own loop."""
+        asyncio.run_coroutine_threadsafe(work, self._loop).result(10)
 
     def status(self, job_id: str) -> str:
         return str(self.client.job(job_id).status)

@@ -43,6 +43,13 @@ UPDATE jobs SET status = :to, intent = :intent, phase = :phase,
     not_before = :not_before
 WHERE id = :id AND status = :expected
 
+-- name: update_job
+UPDATE jobs SET name = :name, priority = :priority, resources = :resources, retry = :retry
+WHERE id = :id AND status = :expected
+
+-- name: delete_tags
+DELETE FROM job_tags WHERE job_id = :job_id
+
 -- name: set_intent
 UPDATE jobs SET intent = :intent, phase = :phase WHERE id = :id AND status = :expected
 
@@ -147,7 +154,7 @@ UPDATE commands SET status = 'expired', settled_at = :now, detail = 'the attempt
 WHERE job_id = :job_id AND attempt = :attempt AND status = 'requested'
 
 -- name: continued_by
-SELECT id FROM jobs WHERE restarted_from = :id AND status NOT IN ('completed', 'stopped', 'failed', 'cancelled') LIMIT 1
+SELECT id FROM jobs WHERE restarted_from = :id AND resume_from IS NOT NULL AND status NOT IN ('completed', 'stopped', 'failed', 'cancelled') LIMIT 1
 
 -- name: purge
 DELETE FROM jobs WHERE id = :id
