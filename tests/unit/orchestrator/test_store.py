@@ -273,7 +273,7 @@ async def test_a_job_another_continues_from_cannot_be_purged(store: Store) -> No
     job, attempt = await begun(store)
     await finish(store, attempt, Ended(EndReason.STOPPED, JobStatus.STOPPED))
     await store.free(attempt)
-    await store.submit(replace(training_job(), restarted_from=job.id))
+    await store.submit(replace(training_job(), restarted_from=job.id, resume_from="/a/checkpoint"))
     with pytest.raises(StateConflict, match="continues"):
         await store.purge(job.id)
 
