@@ -12,7 +12,7 @@ from fastapi import Depends, FastAPI
 from fastapi.middleware.cors import CORSMiddleware
 from fastapi_offline import FastAPIOffline
 
-from orchestrator.api import events, failures, jobs, logs, system
+from orchestrator.api import events, failures, jobs, logs, sweeps, system
 from orchestrator.api.auth import Gate, api_key, require_key
 from orchestrator.api.body_limit import BodyLimit
 from orchestrator.api.state import State
@@ -56,6 +56,7 @@ def create_app(settings: Settings, *, executor: Executor | None = None, home_is_
         lifespan=lifespan,
     )
     app.include_router(jobs.router, dependencies=[Depends(require_key)])
+    app.include_router(sweeps.router, dependencies=[Depends(require_key)])
     # These mix HTTP with WebSockets, which let a viewer in by ticket, or are public: each route says which.
     app.include_router(logs.router)
     app.include_router(events.router)
