@@ -12,7 +12,7 @@ from fastapi import Depends, FastAPI
 from fastapi.middleware.cors import CORSMiddleware
 from fastapi_offline import FastAPIOffline
 
-from orchestrator.api import events, failures, jobs, logs, sweeps, system
+from orchestrator.api import events, failures, jobs, logs, system
 from orchestrator.api.auth import Gate, api_key, require_key
 from orchestrator.api.body_limit import BodyLimit
 from orchestrator.api.state import State
@@ -23,6 +23,7 @@ from orchestrator.executors.base import Executor
 from orchestrator.executors.select import all_executors, select_executor
 from orchestrator.gpus import GpuProbe
 from orchestrator.inventory import Inventory
+from orchestrator.rebuild import Rebuilt, rebuild
 from orchestrator.scheduler import Scheduler
 from orchestrator.settings import Settings
 from orchestrator.store import Store
@@ -56,7 +57,6 @@ def create_app(settings: Settings, *, executor: Executor | None = None, home_is_
         lifespan=lifespan,
     )
     app.include_router(jobs.router, dependencies=[Depends(require_key)])
-    app.include_router(sweeps.router, dependencies=[Depends(require_key)])
     # These mix HTTP with WebSockets, which let a viewer in by ticket, or are public: each route says which.
     app.include_router(logs.router)
     app.include_router(events.router)
@@ -77,6 +77,8 @@ async def _running(settings: Settings, given: Executor | None) -> AsyncIterator[
     for folder in (settings.home, settings.runs, settings.models, settings.datasets):
         folder.mkdir(parents=True, exist_ok=True)
     store = await Store.open(settings.database)
+    if await store.recovery.is_empty():
+        _tell(await rebuild(store, settings.home))
     others = all_executors(settings)
     executor = given or await select_executor(settings, others)
     broker, probe = Broker(), GpuProbe()
@@ -104,6 +106,14 @@ async def _running(settings: Settings, given: Executor | None) -> AsyncIterator[
         for each in {executor, *others.values()}:
             await each.close()
         await store.close()
+
+
+def _tell(rebuilt: Rebuilt) -> None:
+    """Say what a database without jobs was given from run directories."""
+    if rebuilt.jobs:
+        logger.warning("the database was empty: took over %d jobs from the run directories", len(rebuilt.jobs))
+    for path in rebuilt.unreadable:
+        logger.warning("%s is of no known job, and tells none", path)
 
 
 def _die_with_scheduler(task: asyncio.Task[None]) -> None:

@@ -3,23 +3,20 @@
 import asyncio
 import shutil
 import time
-from collections.abc import Awaitable, Callable, Sequence
-from contextlib import suppress
+from collections.abc import Awaitable, Callable
 from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Literal
 from uuid import UUID, uuid4
 
 from orchestrator import faults
 from orchestrator.broker import Broker
-from orchestrator.domain import ACTIVE, TERMINAL, Intent, Job, JobStatus, Sweep
+from orchestrator.domain import ACTIVE, TERMINAL, Intent, Job, JobStatus
 from orchestrator.errors import StaleTransition, StateConflict
 from orchestrator.scheduler import Scheduler
 from orchestrator.settings import Settings
-from orchestrator.store import JobFilter, Store
+from orchestrator.store import Store
 from orchestrator.supervisor import newest_checkpoint
-from orchestrator.sweeps import MOST_JOBS
 from orchestrator.views import JobChanges
 from worker_image.contract.commands import CheckpointNow, Command, Pause, SetLearningRate, Stop
 from worker_image.contract.jobs import JOB_TYPES
@@ -191,35 +188,6 @@ class Control:
             return await self._store.update(job, replace(job, **values))
 
         return await self._changing(job_id, change)
-
-    async def submit_sweep(self, sweep: Sweep, jobs: Sequence[Job]) -> Sweep:
-        """Keep a sweep with all of its jobs, or nothing of it."""
-        await self._store.sweeps.submit(sweep, jobs)
-        self._scheduler.wake()
-        self._broker.ring()
-        return sweep
-
-    async def limit_sweep(self, sweep_id: UUID, most: int | None) -> Sweep:
-        """Let at most so many of its jobs run at once; those that run go on."""
-        await self._store.sweeps.set_max_running(sweep_id, most)
-        self._scheduler.wake()
-        return await self._store.sweeps.get(sweep_id)
-
-    async def act_on_sweep(
-        self, sweep_id: UUID, action: Literal["cancel", "pause", "resume", "stop"]
-    ) -> tuple[int, int]:
-        """Do the same to every job of a sweep; how many it was done to, and how many do not allow it."""
-        await self._store.sweeps.get(sweep_id)
-        jobs, _ = await self._store.jobs(JobFilter(sweep=sweep_id), limit=MOST_JOBS)
-        act = {"cancel": self.cancel, "pause": self.pause, "resume": self.resume, "stop": self.stop}[action]
-        done = 0
-        # The last first: a job that is cancelled must not make room for one that is about to be.
-        for job in jobs:
-            if action in available_actions(job):
-                with suppress(StateConflict):
-                    await act(job.id)
-                    done += 1
-        return done, len(jobs) - done
 
     async def purge(self, job_id: UUID) -> None:
         """Delete an ended job with its log, checkpoints and artifacts."""

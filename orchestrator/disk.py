@@ -1,10 +1,13 @@
 """Room on the disk: whether new attempts may start on it."""
 
+import errno
 import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Final
 
+FULL: Final = frozenset({errno.ENOSPC, errno.EDQUOT})
+"""What the system says where there is no room, or none for this user."""
 RELIEF: Final = 1.1
 """How much more than the least must be free before a halt ends, so that it does not come and go."""
 _MIB: Final = 1 << 20

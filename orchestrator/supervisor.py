@@ -19,13 +19,23 @@ from pydantic import ValidationError
 
 from orchestrator import faults
 from orchestrator.broker import Broker
+from orchestrator.disk import FULL
 from orchestrator.domain import Attempt, EndReason, Job, JobFailure, JobStatus
-from orchestrator.errors import EngineUnavailable, ImageMissing, LaunchFailed, NotFound, StaleTransition, StateConflict
+from orchestrator.errors import (
+    DiskFull,
+    EngineUnavailable,
+    ImageMissing,
+    LaunchFailed,
+    NotFound,
+    StaleTransition,
+    StateConflict,
+)
 from orchestrator.executors.base import Executor, LaunchSpec, Observation, RunState
 from orchestrator.outcome import Facts, Outcome, outcome
+from orchestrator.record import write_begun, write_settled
 from orchestrator.settings import Settings
 from orchestrator.settlement import settlement
-from orchestrator.store import Store
+from orchestrator.store import Ended, Store
 from orchestrator.tail import read_last_lines, read_lines
 from worker_image.contract.commands import command
 from worker_image.contract.events import Event, event
@@ -33,6 +43,11 @@ from worker_image.contract.jobs import JOB_TYPES, ContainerParams
 from worker_image.contract.rundir import RunDir, RunSpec
 
 logger = logging.getLogger(__name__)
+
+
+class _Gone(Exception):
+    """It was started before, and is no longer there: nobody saw it end, and it is never started twice."""
+
 
 INGEST_BYTES = 1 << 20
 LOG_TAIL_LINES = 5
@@ -96,7 +111,7 @@ class Supervisor:
         self, job: Job, attempt: Attempt, *, store: Store, executor: Executor, broker: Broker, settings: Settings
     ) -> None:
         self.attempt = attempt
-        self._job_id = job.id
+        self._job, self._job_id = job, job.id
         self._spec = launch_spec(job, attempt, settings)
         self._run_spec = run_spec(job, attempt)
         self._run_dir = RunDir(self._spec.run_dir)
@@ -127,6 +142,9 @@ class Supervisor:
                     seen = await self._watch(handle) if handle else None
                     faults.reach("exit_seen")
                     await self._settle(partial(self._outcome, seen), seen)
+                except _Gone:
+                    seen = Observation(RunState.MISSING)
+                    await self._settle(partial(self._outcome, seen), seen)
                 except (ImageMissing, LaunchFailed) as error:
                     await self._settle(partial(_launch_outcome, error), None)
                     handle = await self._find()
@@ -148,11 +166,13 @@ class Supervisor:
         """Start the attempt, or find it started. None when the user cancelled before anything was."""
         faults.reach("begun")
         try:
-            await asyncio.to_thread(self._run_dir.create, self._run_spec)
+            await asyncio.to_thread(self._lay_out)
         except OSError as error:
             advice = "free space under SAEFORGE_HOME, or give the orchestrator write access to it; then restart the job"
             raise LaunchFailed(f"the run directory cannot be made: {error}", suggestion=advice) from error
         faults.reach("run_dir_made")
+        if await asyncio.to_thread(self._run_dir.claim.exists) and await self._find() is None:
+            raise _Gone
         while True:
             job = await self._store.job(self._job_id)
             if job.intent == "cancel":
@@ -170,6 +190,10 @@ class Supervisor:
             faults.reach("attached")
             self._started_at = time.time()
             return handle
+
+    def _lay_out(self) -> None:
+        self._run_dir.create(self._run_spec)
+        write_begun(self._run_dir, self._job, self.attempt)
 
     async def _now_running(self) -> None:
         job = await self._store.job(self._job_id)
@@ -343,6 +367,7 @@ class Supervisor:
                 progressed=path is not None and path.is_relative_to(self._run_dir.path),
                 now=datetime.now(UTC),
             )
+            await self._write_settled(ended)
             # The user may have asked for something else since the job was read, a cancel for one: judge again.
             with suppress(StaleTransition):
                 await self._store.finish(self.attempt, ended, seen_as=job)
@@ -351,6 +376,16 @@ class Supervisor:
             faults.reach("requeued")
         logger.info("%s ended: %s", self.attempt.name, end.reason)
         self._broker.ring()
+
+    async def _write_settled(self, ended: Ended) -> None:
+        """Before the database says so, that whatever it knows can be rebuilt without it."""
+        try:
+            await asyncio.to_thread(write_settled, self._run_dir, ended)
+        except OSError as error:
+            if error.errno in FULL:
+                raise DiskFull(f"{self._run_dir.settled}: {error.strerror}") from error
+            # Somebody removed or closed the directory: no reason to look after the attempt for ever.
+            logger.warning("%s cannot be written: %s", self._run_dir.settled, error.strerror)
 
     async def _newest_checkpoint(self) -> Path | None:
         return await newest_checkpoint(self._store, self._settings.home, self._job_id)

@@ -71,7 +71,6 @@ def job(row: sqlite3.Row) -> Job:
         failure=_failure(row["failure"]),
         restarted_from=UUID(row["restarted_from"]) if row["restarted_from"] else None,
         resume_from=row["resume_from"],
-        sweep=UUID(row["sweep"]) if row["sweep"] else None,
         attempts=row["attempts"],
         retry=RetryPolicy.model_validate_json(row["retry"]),
         retries=row["retries"],
@@ -98,7 +97,6 @@ def job_values(job: Job) -> dict[str, object]:
         "created_at": job.created_at.timestamp(),
         "restarted_from": str(job.restarted_from) if job.restarted_from else None,
         "resume_from": job.resume_from,
-        "sweep": str(job.sweep) if job.sweep else None,
     }
 
 

@@ -30,9 +30,8 @@ from orchestrator.errors import IdempotencyConflict, NotFound, StaleTransition, 
 from orchestrator.store import rows
 from orchestrator.store.database import Database, Session
 from orchestrator.store.ingest import ingest
-from orchestrator.store.jobs import insert_job, own_event, tag_values
 from orchestrator.store.records import Ended, JobFilter, StoredCommand, StoredEvent
-from orchestrator.store.sweeps import Sweeps
+from orchestrator.store.recovery import Recovery
 from worker_image.contract.commands import Command
 from worker_image.contract.events import (
     Event,
@@ -47,7 +46,7 @@ class Store:
 
     def __init__(self, database: Database) -> None:
         self._db = database
-        self.sweeps = Sweeps(database)
+        self.recovery = Recovery(database)
 
     @classmethod
     async def open(cls, path: Path) -> "Store":
@@ -70,15 +69,21 @@ class Store:
             IdempotencyConflict: the key came with a different request before.
         """
         request: dict[str, object] = {"key": idempotency_key, "digest": request_digest, "job_id": str(job.id)}
+        new = rows.job_values(job)
+        tags = _tag_values(job)
+        created = _own_event(job.id, "job_created", {"type": job.type, "name": job.name, "status": job.status})
 
         def keep(session: Session) -> Job:
             if idempotency_key is not None:
                 known = _known(session.one("submission", key=idempotency_key), request_digest)
                 if known is not None:
                     return _found(session.one("job", id=known), known)
-            insert_job(session, job)
+            session.run("insert_job", **new)
+            if tags:
+                session.run_each("insert_tag", tags)
             if idempotency_key is not None:
                 session.run("insert_submission", **request)
+            session.run("insert_event", **created)
             faults.reach("submit_written")
             return job
 
@@ -185,7 +190,7 @@ class Store:
                 raise StaleTransition
             if "tags" in said:
                 await self._db.run("delete_tags", job_id=str(job.id))
-                for values in tag_values(changed):
+                for values in _tag_values(changed):
                     await self._db.run("insert_tag", **values)
             await self._record(job.id, "job_updated", to_jsonable_python(said))
             return await self._job(job.id)
@@ -485,7 +490,7 @@ class Store:
         await self._record(job_id, "status_changed", {"from": expected, "to": to, "reason": reason})
 
     async def _record(self, job_id: UUID, type: str, data: Mapping[str, object]) -> None:
-        await self._db.run("insert_event", **own_event(job_id, type, data))
+        await self._db.run("insert_event", **_own_event(job_id, type, data))
 
     async def _job(self, job_id: UUID) -> Job:
         return _found(await self._db.one("job", id=str(job_id)), job_id)
@@ -512,3 +517,19 @@ def _found(row: sqlite3.Row | None, job_id: UUID | str) -> Job:
     if row is None:
         raise NotFound(f"there is no job {job_id}", field="id", suggestion="GET /api/jobs lists the jobs there are")
     return rows.job(row)
+
+
+def _tag_values(job: Job) -> list[dict[str, object]]:
+    return [{"job_id": str(job.id), "tag": tag, "place": place} for place, tag in enumerate(job.tags)]
+
+
+def _own_event(job_id: UUID, type: str, data: Mapping[str, object]) -> dict[str, object]:
+    """The values of an event that is the orchestrator's own, now."""
+    return {
+        "job_id": str(job_id),
+        "attempt": None,
+        "seq": None,
+        "ts": time.time(),
+        "type": type,
+        "data": json.dumps(data),
+    }

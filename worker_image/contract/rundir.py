@@ -70,6 +70,19 @@ class RunDir:
         return self.path / "claim"
 
     @property
+    def begun(self) -> Path:
+        """What the orchestrator knew of the job and the attempt before the launch.
+
+        Beside the directory, and so out of the job's reach.
+        """
+        return self.path.with_name(f"{self.path.name}.begun.json")
+
+    @property
+    def settled(self) -> Path:
+        """How the orchestrator settled the attempt; beside the directory too."""
+        return self.path.with_name(f"{self.path.name}.settled.json")
+
+    @property
     def checkpoints(self) -> Path:
         return self.path / "checkpoints"
 
