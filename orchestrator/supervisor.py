@@ -7,7 +7,7 @@ predecessor did (the intent row, the container's name, the offsets) and goes on 
 import asyncio
 import logging
 import time
-from collections.abc import Awaitable, Callable, Coroutine
+from collections.abc import Awaitable, Callable, Coroutine, Iterator
 from contextlib import suppress
 from datetime import UTC, datetime
 from functools import partial
@@ -93,7 +93,7 @@ def launch_spec(job: Job, attempt: Attempt, settings: Settings) -> LaunchSpec:
         argv=params.argv(str(run_dir.path)),
         run_dir=run_dir.path,
         read_only=tuple(inputs),
-        env=tuple(sorted(params.env.items())) if isinstance(params, ContainerParams) else (),
+        env=(*_grants(attempt), *(sorted(params.env.items()) if isinstance(params, ContainerParams) else ())),
         gpus=attempt.gpus,
         cpus=attempt.cpus,
         memory_mb=job.resources.memory_mb,
@@ -102,6 +102,12 @@ def launch_spec(job: Job, attempt: Attempt, settings: Settings) -> LaunchSpec:
         network=params.network,
         builtin=not generic,
     )
+
+
+def _grants(attempt: Attempt) -> Iterator[tuple[str, str]]:
+    """What the program itself has to keep to, because nothing else holds it to it."""
+    if attempt.gpu_memory_mb is not None:
+        yield "SAEFORGE_GPU_MEMORY_MB", str(attempt.gpu_memory_mb)
 
 
 class Supervisor:

@@ -53,7 +53,7 @@ def check_inputs(params: TrainSaeParams, run: RunContext) -> Inputs:
     Raises:
         UserError: with the parameter at fault.
     """
-    device = _device(params.device)
+    device = _device(params.device, run.gpu_memory_mb)
     documents = DocumentFile(Path(run.inputs.get("dataset", params.dataset)), params.text_field)
     documents.check()
     if params.max_tokens is not None and params.max_tokens < params.batch_size:
@@ -166,12 +166,16 @@ def sae_config(params: TrainSaeParams, d_in: int) -> SaeConfig:
     )
 
 
-def _device(wanted: str) -> torch.device:
+def _device(wanted: str, memory_mb: int | None) -> torch.device:
+    """Where to compute; of a GPU shared with other jobs no more than ``memory_mb`` MiB will be taken."""
     if wanted == "cuda" and not torch.cuda.is_available():
         raise UserError(
             "device", "CUDA was asked for but no GPU is available", "set device to auto or cpu, or request a GPU"
         )
     use_cuda = wanted != "cpu" and torch.cuda.is_available()
+    if use_cuda and memory_mb is not None:
+        share = memory_mb * MIB / torch.cuda.get_device_properties(0).total_memory
+        torch.cuda.set_per_process_memory_fraction(min(share, 1.0), 0)
     return torch.device("cuda:0" if use_cuda else "cpu")
 
 
