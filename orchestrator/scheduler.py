@@ -26,6 +26,8 @@ logger = logging.getLogger(__name__)
 
 BUSY_TICK_S = 1.0
 IDLE_TICK_S = 10.0
+REST = 3.0
+"""Times as long as a tick took until the next one: in a burst of submits, planning leaves the time to take them."""
 SWEEP_S = 60.0
 PULL_AHEAD = 4
 """Queued jobs, from the first, whose images are made available while they wait."""
@@ -88,11 +90,13 @@ class Scheduler:
             for attempt in await self._store.live_attempts():
                 await self._supervise(attempt)
             while True:
+                began = time.monotonic()
                 try:
                     await self.tick()
                 except DiskFull as error:
                     # Nothing was changed, and the attempts go on: look again later.
                     self._note_disk(error.message)
+                await asyncio.sleep(min(REST * (time.monotonic() - began), BUSY_TICK_S))
                 seconds = BUSY_TICK_S if self.waits else IDLE_TICK_S
                 with suppress(TimeoutError):
                     await asyncio.wait_for(self._wake.wait(), seconds)
@@ -114,7 +118,8 @@ class Scheduler:
             self.waits = {}
             return
         machine, held = await self._machine(), await self._held()
-        decided = plan(queue, held, machine, engine_error=self.engine_error)
+        # A long queue takes a while to think about: the event loop goes on meanwhile.
+        decided = await asyncio.to_thread(plan, queue, held, machine, engine_error=self.engine_error)
         for start in decided.starts:
             # A job cancelled since the queue was read has simply left it.
             with suppress(StateConflict):

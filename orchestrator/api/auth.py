@@ -119,7 +119,7 @@ class Gate:
             raise Unauthenticated("the ticket is unknown, used or expired", suggestion="ask POST /api/tickets for one")
 
 
-def require_key(connection: HTTPConnection) -> None:
-    """The one dependency of every HTTP route that is not public."""
+async def require_key(connection: HTTPConnection) -> None:
+    """The one dependency of every HTTP route that is not public. Async, or it would be sent to a thread."""
     gate: Gate = connection.app.state.orchestrator.gate
     gate.check(connection)

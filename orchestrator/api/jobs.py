@@ -315,8 +315,9 @@ def _fields(orchestrator: State, job: Job) -> dict[str, object]:
 
 
 async def _detail(orchestrator: State, job: Job) -> JobDetail:
-    attempts = await orchestrator.store.attempts(job.id)
-    commands = await orchestrator.store.commands(job.id)
+    # Commands are for an attempt, so a job that never had one has neither.
+    attempts = await orchestrator.store.attempts(job.id) if job.attempts else []
+    commands = await orchestrator.store.commands(job.id) if job.attempts else []
     return JobDetail(
         **_fields(orchestrator, job),
         attempt_list=[AttemptView.of(item) for item in attempts],

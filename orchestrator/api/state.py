@@ -32,7 +32,7 @@ class State:
     started_at: float = field(default_factory=time.monotonic)
 
 
-def _state(connection: HTTPConnection) -> State:
+async def _state(connection: HTTPConnection) -> State:  # async, or it would be sent to a thread
     state: State = connection.app.state.orchestrator
     return state
 

@@ -4,6 +4,7 @@ import json
 import sqlite3
 from collections.abc import Iterable
 from datetime import UTC, datetime
+from functools import lru_cache
 from typing import Any
 from uuid import UUID
 
@@ -53,12 +54,17 @@ def _failure(text: str | None) -> JobFailure | None:
     return JobFailure(EndReason(fields["reason"]), fields["message"], fields["field"], fields["suggestion"])
 
 
+# Most jobs ask for the same: one frozen object then serves them all, and is parsed once.
+_resources = lru_cache(maxsize=1024)(Resources.model_validate_json)
+_retry = lru_cache(maxsize=1024)(RetryPolicy.model_validate_json)
+
+
 def job(row: sqlite3.Row) -> Job:
     return Job(
         id=UUID(row["id"]),
         name=row["name"],
         params=job_params.validate_json(row["params"]),
-        resources=Resources.model_validate_json(row["resources"]),
+        resources=_resources(row["resources"]),
         status=JobStatus(row["status"]),
         created_at=moment(row["created_at"]),
         owner=row["owner"],
@@ -72,7 +78,7 @@ def job(row: sqlite3.Row) -> Job:
         restarted_from=UUID(row["restarted_from"]) if row["restarted_from"] else None,
         resume_from=row["resume_from"],
         attempts=row["attempts"],
-        retry=RetryPolicy.model_validate_json(row["retry"]),
+        retry=_retry(row["retry"]),
         retries=row["retries"],
         not_before=moment_or_none(row["not_before"]),
         inputs=_json(row["inputs"]),

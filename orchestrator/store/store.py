@@ -32,6 +32,7 @@ from orchestrator.store.database import Database, Session
 from orchestrator.store.ingest import ingest
 from orchestrator.store.records import Ended, JobFilter, StoredCommand, StoredEvent
 from orchestrator.store.recovery import Recovery
+from orchestrator.store.waiting import WaitingJobs
 from worker_image.contract.commands import Command
 from worker_image.contract.events import (
     Event,
@@ -47,6 +48,7 @@ class Store:
     def __init__(self, database: Database) -> None:
         self._db = database
         self.recovery = Recovery(database)
+        self._waiting = WaitingJobs()
 
     @classmethod
     async def open(cls, path: Path) -> "Store":
@@ -113,7 +115,7 @@ class Store:
 
     async def queue(self) -> list[Job]:
         """Queued jobs: higher priority first, then older first."""
-        return [rows.job(row) for row in await self._db.all("queue")]
+        return await self._db.read(self._waiting.look)
 
     async def count_by_status(self) -> dict[JobStatus, int]:
         counts = dict.fromkeys(JobStatus, 0)

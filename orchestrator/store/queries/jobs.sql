@@ -29,6 +29,17 @@ SELECT count(*) AS n FROM jobs WHERE {where}
 SELECT jobs.*, (SELECT json_group_array(tag) FROM (SELECT tag FROM job_tags WHERE job_id = jobs.id ORDER BY place)) AS tags
 FROM jobs WHERE status = 'queued' ORDER BY priority DESC, created_at, id
 
+-- name: count_queued
+SELECT count(*) AS n FROM jobs WHERE status = 'queued'
+
+-- name: changed_jobs
+-- The orchestrator's own events tell every change of a job but those that its worker reports. The plus keeps SQLite from
+-- going through the index of all events by attempt.
+SELECT job_id FROM events WHERE id > :after AND +attempt IS NULL
+
+-- name: newest_event
+SELECT coalesce(max(id), 0) AS id FROM events
+
 -- name: count_by_status
 SELECT status, count(*) AS n FROM jobs GROUP BY status
 
