@@ -14,6 +14,7 @@ import json
 import os
 import shutil
 import signal
+import subprocess
 import sys
 import time
 from collections.abc import Mapping
@@ -79,19 +80,11 @@ class ProcessExecutor:
         """
         argv = process_argv(spec)
         try:
-            shim = await asyncio.create_subprocess_exec(
-                *(sys.executable, "-I", "-S", process_shim.__file__, str(spec.run_dir / FOLDER), *argv),
-                stdin=asyncio.subprocess.DEVNULL,
-                stdout=asyncio.subprocess.DEVNULL,
-                stderr=asyncio.subprocess.PIPE,
-                cwd=spec.run_dir,
-                env=process_env(spec, os.environ),
-            )
+            words = await asyncio.to_thread(_start, spec, argv)
         except OSError as why:
             raise LaunchFailed(f"the process could not be started: {why}") from why
-        _, words = await shim.communicate()
-        if shim.returncode != 0:
-            raise LaunchFailed(f"the process could not be started: {words.decode(errors='replace').strip()}")
+        if words is not None:
+            raise LaunchFailed(f"the process could not be started: {words}")
         return f"{spec.job_id}/{spec.attempt}"
 
     async def inspect(self, handle: str) -> Observation:
@@ -171,6 +164,24 @@ class ProcessExecutor:
             with contextlib.suppress(ValueError):  # somebody's copy of a run directory is none of ours
                 found.append(Owned(UUID(attempt.parent.name), int(attempt.name), handle))
         return found
+
+
+def _start(spec: LaunchSpec, argv: list[str]) -> str | None:
+    """Start the attempt's shim; its words when it could not start the program.
+
+    Not with asyncio's subprocesses: uvloop's inherit whatever another thread has just opened, among it the pipes of
+    another launch, which then does not end before this attempt does.
+    """
+    shim = subprocess.run(
+        [sys.executable, "-I", "-S", process_shim.__file__, str(spec.run_dir / FOLDER), *argv],
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
+        cwd=spec.run_dir,
+        env=process_env(spec, os.environ),
+        check=False,
+    )
+    return None if shim.returncode == 0 else shim.stderr.decode(errors="replace").strip()
 
 
 def _shim(folder: Path) -> int | None:

@@ -1,0 +1,51 @@
+"""The orchestrator in a process of its own, over plain processes that play containers, and two GPUs that there are not.
+
+Forked from a process that has imported everything, so that killing and starting it a hundred times takes no minute.
+"""
+
+import logging
+import os
+from dataclasses import replace
+from pathlib import Path
+
+import uvicorn
+
+from orchestrator import app, faults
+from orchestrator.executors.base import LaunchSpec
+from orchestrator.executors.process import ProcessExecutor
+from orchestrator.gpus import Gpu, GpuReport
+from orchestrator.settings import Settings
+from tests.chaos import worker
+
+GPUS = tuple(Gpu(f"GPU-{index}", index, "NVIDIA Pretended", 80_000, 0) for index in range(2))
+
+
+class ScriptedExecutor(ProcessExecutor):
+    """Runs any job as a process, whatever its image: training jobs as the scripted worker."""
+
+    async def launch(self, spec: LaunchSpec) -> str:
+        argv = ("python", "-I", "-S", worker.__file__, str(spec.run_dir)) if spec.builtin else spec.argv
+        return await super().launch(replace(spec, argv=argv, builtin=True))
+
+
+def _gpus() -> GpuReport:
+    return GpuReport(GPUS)
+
+
+def serve(settings: Settings, fault: str, log: Path) -> None:
+    """Be an orchestrator that dies at ``fault``."""
+    output = os.open(log, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o644)
+    os.dup2(output, 1)
+    os.dup2(output, 2)
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(process)d %(levelname)s %(name)s: %(message)s")
+    # Without a driver there are no leases that could leak.
+    app.GpuProbe = lambda: _gpus  # type: ignore[misc, assignment, return-value]
+    faults.arm(fault)
+    config = uvicorn.Config(
+        app.create_app(settings, executor=ScriptedExecutor(settings.home)),
+        port=settings.port,
+        log_config=None,
+        access_log=False,
+        timeout_graceful_shutdown=1,
+    )
+    uvicorn.Server(config).run()

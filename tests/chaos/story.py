@@ -1,0 +1,104 @@
+"""A story in which all happens that the orchestrator does to jobs; whenever it dies, somebody starts it again."""
+
+from uuid import UUID
+
+from orchestrator.domain import JobStatus, Resources, RetryPolicy
+from tests.chaos.host import Host
+from tests.chaos.invariants import Remains, check_invariants
+from tests.chaos.server import ScriptedExecutor
+from tests.waiting import until
+from worker_image.contract.rundir import RunDir
+
+STEPS = 100
+EVERY_STEPS = 20
+SMALL = Resources(gpus=0, cpus=0.5)
+NUMBERED = """
+echo $$ > "$SAEFORGE_RUN_DIR/starts"
+i=0
+while [ $i -lt $STEPS ]; do i=$((i+1)); echo "step $i"; [ $((i % 20)) -eq 0 ] && sleep 0.05; done
+exit 0
+"""
+
+
+def container(steps: int = STEPS, image: str = "any") -> dict[str, object]:
+    """Parameters of a container job that numbers its lines."""
+    return {"image": image, "command": ["/bin/sh", "-c", NUMBERED], "env": {"STEPS": str(steps)}}
+
+
+def training(steps: int = STEPS) -> dict[str, object]:
+    """Parameters of a training job for the scripted worker."""
+    rest = {"log_every_steps": 5, "checkpoint_every_steps": EVERY_STEPS}
+    return {"model": "tiny", "dataset": "text", "steps": steps, **rest}
+
+
+def tell(host: Host, fault: str = "") -> Remains:
+    """Start an orchestrator that is to die at ``fault``, let everything happen, and look at what remains."""
+    host.put_inputs()
+    host.start(fault)
+    numbered = host.submit("container", container(), resources=SMALL)
+    dying = host.submit("train_sae", training(), name="dies-once", resources=SMALL, retry=RetryPolicy(backoff_s=0.05))
+    paused = host.submit("train_sae", training(400), resources=SMALL)
+    cancelled = host.submit("train_sae", training(100_000), resources=SMALL)
+    stopped = host.submit("train_sae", training(100_000), resources=SMALL)
+    low = host.submit("train_sae", training(200), resources=Resources(gpus=2, cpus=1))
+    host.reaches(low, {JobStatus.RUNNING, JobStatus.PAUSING, JobStatus.COMPLETED})
+    high = host.submit("train_sae", training(20), priority=10, resources=Resources(gpus=1, cpus=1))
+    host.reaches(paused, {JobStatus.RUNNING})
+    host.ask(lambda client: client.checkpoint(paused))
+    host.ask(lambda client: client.pause(paused))
+    host.reaches(stopped, {JobStatus.RUNNING})
+    host.ask(lambda client: client.stop(stopped))
+    host.reaches(cancelled, {JobStatus.RUNNING})
+    host.ask(lambda client: client.cancel(cancelled))
+    host.reaches(paused, {JobStatus.PAUSED})
+    host.ask(lambda client: client.resume(paused))
+    host.reaches(stopped, {JobStatus.STOPPED})
+    for again in _restarted(host, stopped):
+        host.reaches(again, {JobStatus.RUNNING})
+        host.ask(lambda client, job_id=again: client.stop(job_id))  # type: ignore[misc]
+        host.reaches(again, {JobStatus.STOPPED})
+    for job_id in (numbered, dying, paused, low, high):
+        host.reaches(job_id, {JobStatus.COMPLETED})
+    host.reaches(cancelled, {JobStatus.CANCELLED})
+    host.quiesce()
+    host.acknowledged.discard(cancelled)
+    host.ask(lambda client: client.purge(cancelled))
+    host.quiesce()
+    host.end()
+    return look_at(host)
+
+
+def tell_of_an_orphan(host: Host, fault: str = "") -> None:
+    """A database is lost while a job runs; what the next orchestrator finds running, nobody will ever ask for."""
+    host.settings = host.settings.model_copy(update={"orphan_grace_s": 0})
+    host.start()
+    host.reaches(host.submit("container", container(100_000), resources=SMALL), {JobStatus.RUNNING})
+    host.kill()
+    for file in host.home.glob("saeforge.db*"):
+        file.unlink()
+    host.start(fault)
+    until(lambda: host.ask(lambda client: client.health()) and not host.owned(), "it was removed")
+
+
+def look_at(host: Host) -> Remains:
+    """Check what remains of a home whose orchestrator has ended, and what was shown of it meanwhile."""
+    remains = check_invariants(host.settings, ScriptedExecutor(host.home), acknowledged=host.acknowledged)
+    for viewer in host.viewers:
+        if viewer.job_id not in host.acknowledged:
+            continue
+        for attempt in remains.attempts[viewer.job_id]:
+            log = RunDir.of(host.home, viewer.job_id, attempt.number).log
+            shown = viewer.seen.get(attempt.number, "").encode()
+            assert shown == (log.read_bytes() if log.exists() else b""), f"{attempt.name} was not shown as it is"
+    return remains
+
+
+def _restarted(host: Host, job_id: UUID) -> list[UUID]:
+    """The jobs that a restart made: two where the answer to the first was lost."""
+    host.ask(lambda client: client.restart(job_id))
+    page = host.ask(lambda client: client.jobs(limit=100))
+    assert page is not None
+    made = [job.id for job in page.items if job.restarted_from == job_id]
+    assert made, f"{job_id} was not restarted"
+    host.acknowledged.update(made)
+    return made
