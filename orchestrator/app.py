@@ -11,12 +11,16 @@ from contextlib import asynccontextmanager, contextmanager, nullcontext, suppres
 import uvicorn
 from fastapi import Depends, FastAPI
 from fastapi.middleware.cors import CORSMiddleware
+from fastapi.routing import APIRoute
 from fastapi_offline import FastAPIOffline
 
-from orchestrator.api import events, failures, jobs, logs, system
-from orchestrator.api.auth import Gate, api_key, require_key
+from orchestrator.access import Role
+from orchestrator.api import events, failures, jobs, keys, logs, system
+from orchestrator.api.auth import Gate, api_key, authorise, needs
 from orchestrator.api.body_limit import BodyLimit
+from orchestrator.api.guard import Guard
 from orchestrator.api.state import State
+from orchestrator.api.tokens import Tokens
 from orchestrator.broker import Broker
 from orchestrator.control import Control
 from orchestrator.errors import SettingsError
@@ -24,6 +28,7 @@ from orchestrator.executors.base import Executor
 from orchestrator.executors.select import all_executors, select_executor
 from orchestrator.gpus import GpuProbe
 from orchestrator.inventory import Inventory
+from orchestrator.keyring import KeyRing
 from orchestrator.rebuild import Rebuilt, rebuild
 from orchestrator.scheduler import Scheduler
 from orchestrator.settings import Settings
@@ -56,27 +61,40 @@ def create_app(settings: Settings, *, executor: Executor | None = None, home_is_
         version=__version__,
         summary="Queue, run and watch sparse-autoencoder training jobs in containers.",
         lifespan=lifespan,
+        dependencies=[Depends(authorise)],
     )
-    app.include_router(jobs.router, dependencies=[Depends(require_key)])
-    # These mix HTTP with WebSockets, which let a viewer in by ticket, or are public: each route says which.
+    for page in app.routes:
+        if isinstance(page, APIRoute):
+            needs(Role.READ)(page.endpoint)
+    app.include_router(jobs.router)
     app.include_router(logs.router)
     app.include_router(events.router)
     app.include_router(system.router)
+    app.include_router(keys.router)
     failures.install(app)
+    # The last one added is the first to look at a request.
     app.add_middleware(BodyLimit, max_bytes=settings.max_body_bytes)
+    app.add_middleware(Guard)
+    # Outside the guard: a browser asks beforehand whether it may call, and never with a key.
     app.add_middleware(
         CORSMiddleware,
         allow_origins=settings.origins,
-        allow_methods=["GET", "POST", "DELETE"],
+        allow_methods=["GET", "POST", "PUT", "PATCH", "DELETE"],
         allow_headers=["Authorization", "X-API-Key", "Idempotency-Key", "Content-Type"],
     )
     return app
+
+
+def _credentials(settings: Settings) -> tuple[str | None, Tokens | None]:
+    """The machine's key, made if need be, and what signs tokens. Raises: SettingsError."""
+    return (api_key(settings), Tokens.of(settings)) if settings.auth == "on" else (None, None)
 
 
 @asynccontextmanager
 async def _running(settings: Settings, given: Executor | None) -> AsyncIterator[State]:
     for folder in (settings.home, settings.runs, settings.models, settings.datasets):
         folder.mkdir(parents=True, exist_ok=True)
+    key, tokens = _credentials(settings)
     store = await Store.open(settings.database)
     if await store.recovery.is_empty():
         _tell(await rebuild(store, settings.home))
@@ -84,7 +102,7 @@ async def _running(settings: Settings, given: Executor | None) -> AsyncIterator[
     executor = given or await select_executor(settings, others)
     broker, probe = Broker(), GpuProbe()
     scheduler = Scheduler(store=store, executor=executor, others=others, broker=broker, settings=settings, probe=probe)
-    key = api_key(settings)[0] if settings.auth == "on" else None
+    keyring = await KeyRing.open(store)
     state = State(
         settings=settings,
         store=store,
@@ -92,18 +110,20 @@ async def _running(settings: Settings, given: Executor | None) -> AsyncIterator[
         control=Control(store=store, scheduler=scheduler, broker=broker, settings=settings),
         inventory=Inventory(settings),
         broker=broker,
-        gate=Gate(key, settings.origins),
+        gate=Gate(settings, keyring, machine_key=key, tokens=tokens),
         probe=probe,
     )
     reconciling = asyncio.create_task(scheduler.run(), name="scheduler")
     reconciling.add_done_callback(_die_with_scheduler)
+    keeping_use = asyncio.create_task(keyring.keep_use(), name="last use of keys")
     try:
         yield state
     finally:
         broker.close()
-        reconciling.cancel()
-        with suppress(asyncio.CancelledError):
-            await reconciling
+        for task in (reconciling, keeping_use):
+            task.cancel()
+            with suppress(asyncio.CancelledError):
+                await task
         for each in {executor, *others.values()}:
             await each.close()
         await store.close()
@@ -156,16 +176,20 @@ def serve(
     The caller holds the home (``sole_owner``): a server can no longer refuse in one line once it runs.
     """
     logging.basicConfig(level=settings.log_level.upper(), format="%(asctime)s %(levelname)-7s %(name)s: %(message)s")
-    if settings.auth == "on":
-        key, new = api_key(settings)
-        if new:
-            announce_key(key)
+    new = settings.auth == "on" and settings.find_api_key() is None
+    key, _ = _credentials(settings)
+    if new and key is not None:
+        announce_key(key)
     config = uvicorn.Config(
         create_app(settings, executor=executor, home_is_held=True),
         host=settings.host,
         port=settings.port,
         log_config=None,
         access_log=False,
+        proxy_headers=bool(settings.proxies),
+        forwarded_allow_ips=list(settings.proxies),
+        # Viewers only ever say who they are.
+        ws_max_size=65_536,
         timeout_graceful_shutdown=SHUTDOWN_S,
     )
     _collect_rarely()

@@ -6,6 +6,7 @@ a client can meet: ``Unreachable`` and ``UnexpectedAnswer``.
 
 import time
 from collections.abc import AsyncGenerator, Collection, Generator, Mapping, Sequence
+from datetime import datetime
 from pathlib import Path, PurePosixPath
 from typing import IO, Any, Self, TypeVar
 from urllib.parse import quote
@@ -14,6 +15,7 @@ from uuid import UUID, uuid4
 import requests
 from pydantic import BaseModel, TypeAdapter, ValidationError
 
+from orchestrator.access import Role
 from orchestrator.domain import TERMINAL, JobStatus, Resources, RetryPolicy
 from orchestrator.errors import InvalidInput, OrchestratorError
 from orchestrator.settings import ClientSettings, read_settings
@@ -32,11 +34,17 @@ from orchestrator.views import (
     JobPage,
     JobSubmission,
     JobTypeView,
+    KeyRequest,
+    KeyView,
     LogChunk,
     MetricSeries,
+    NewKeyView,
+    PrincipalView,
     SystemStatus,
     TicketRequest,
     TicketView,
+    TokenRequest,
+    TokenView,
 )
 
 __all__ = ["Client", "LogFrame", "NotInTime", "UnexpectedAnswer", "Unreachable"]
@@ -136,6 +144,47 @@ class Client:
         body = TicketRequest(job_id=None if job_id is None else _uuid(job_id))
         return self._parse(TicketView, self._transport.call("POST", "/api/tickets", body=body))
 
+    # Keys
+
+    def me(self) -> PrincipalView:
+        """For whom this client's key speaks, and what it may do."""
+        return self._get(PrincipalView, "/api/me")
+
+    def list_keys(self) -> list[KeyView]:
+        """Every API key there ever was, newest first; never the keys themselves. Needs an admin key."""
+        return self._get_list(KeyView, "/api/keys")
+
+    def create_key(
+        self,
+        name: str,
+        *,
+        role: Role | str = Role.READ,
+        owner: str | None = None,
+        types: Sequence[str] = (),
+        expires_at: datetime | None = None,
+    ) -> NewKeyView:
+        """Make an API key; its ``key`` is told this once. Needs an admin key.
+
+        Args:
+            name: what people call it.
+            role: "read", "write" or "admin".
+            owner: the only owner whose jobs it sees and acts on; all when empty.
+            types: the only job types it sees and acts on; all when empty.
+            expires_at: when it stops working, with a time zone; never when empty.
+        """
+        fields = {"name": name, "role": role, "owner": owner, "types": list(types), "expires_at": expires_at}
+        body = _checked(KeyRequest, fields)
+        return self._parse(NewKeyView, self._transport.call("POST", "/api/keys", body=body))
+
+    def revoke_key(self, key_id: str) -> KeyView:
+        """Take an API key back at once and for good. Needs an admin key."""
+        return self._parse(KeyView, self._transport.call("DELETE", f"/api/keys/{quote(key_id, safe='')}"))
+
+    def create_token(self, *, role: Role | str | None = None, lifetime_s: float = 3600.0) -> TokenView:
+        """A signed token that may do what this client's key may, or less, for a while."""
+        body = _checked(TokenRequest, {"role": role, "lifetime_s": lifetime_s})
+        return self._parse(TokenView, self._transport.call("POST", "/api/tokens", body=body))
+
     # Jobs
 
     def submit(
@@ -144,7 +193,7 @@ class Client:
         params: Mapping[str, Any],
         *,
         name: str | None = None,
-        owner: str = "default",
+        owner: str | None = None,
         priority: int = 0,
         tags: Sequence[str] = (),
         resources: Resources | None = None,

@@ -3,6 +3,7 @@
 Class docstrings are the default messages; ``field`` and ``suggestion`` tell a person what to change.
 """
 
+import math
 from typing import ClassVar
 
 
@@ -76,6 +77,31 @@ class DiskFull(OrchestratorError):
 
     status = 507
     code = "disk_full"
+
+
+class AddressTooLong(OrchestratorError):
+    """The address of the request is too long."""
+
+    status = 414
+    code = "address_too_long"
+
+
+class RateLimited(OrchestratorError):
+    """Too many requests."""
+
+    status = 429
+    code = "rate_limited"
+
+    def __init__(self, message: str | None = None, *, retry_after_s: float) -> None:
+        self.retry_after_s = retry_after_s
+        super().__init__(message, suggestion=f"wait {math.ceil(retry_after_s)} s")
+
+
+class HeadersTooLarge(OrchestratorError):
+    """The headers of the request are too large."""
+
+    status = 431
+    code = "headers_too_large"
 
 
 class ExecutorError(OrchestratorError):

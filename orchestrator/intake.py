@@ -9,6 +9,7 @@ from uuid import uuid4
 
 from pydantic import ValidationError
 
+from orchestrator.access import DEFAULT_OWNER
 from orchestrator.domain import Job, JobStatus, Params
 from orchestrator.errors import InvalidInput
 from orchestrator.inventory import Inventory, ModelShape, model_shape
@@ -35,7 +36,7 @@ async def admit(submission: JobSubmission, inventory: Inventory) -> Job:
         resources=submission.resources,
         status=JobStatus.QUEUED,
         created_at=datetime.now(UTC),
-        owner=submission.owner,
+        owner=submission.owner or DEFAULT_OWNER,
         priority=submission.priority,
         tags=tuple(dict.fromkeys(submission.tags)),
         inputs=inputs,

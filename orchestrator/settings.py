@@ -41,6 +41,8 @@ class ClientSettings(BaseSettings):
     """Port of the orchestrator's API."""
     timeout_s: float = Field(default=30.0, gt=0)
     """Longest wait for one HTTP answer, in seconds."""
+    ca_file: Path | None = None
+    """Certificates, in PEM, that clients trust instead of the system's own, e.g. of a proxy that signed for itself."""
 
     @field_validator("home")
     @classmethod
@@ -80,6 +82,26 @@ class Settings(ClientSettings):
     """Where browsers reach the API, when it differs from this machine's own address, e.g. behind a proxy."""
     allowed_origins: str = ""
     """Web origins beside the dashboard's own that may call the API from a browser, separated by commas."""
+    allowed_hosts: str = ""
+    """Names that the API answers to beside loopback's, SAEFORGE_HOST, the one in SAEFORGE_PUBLIC_URL, and bare
+    addresses; separated by commas. "*.example.org" allows all below, "*" any."""
+    trusted_proxies: str = ""
+    """Addresses of the proxies whose X-Forwarded-For and X-Forwarded-Proto are believed, separated by commas."""
+    rate_limit_per_s: float = Field(default=100.0, ge=0)
+    """Requests a second that each key, and each address without one, may make; 0 for any number. The machine's own key
+    is not limited."""
+    auth_failures_per_minute: float = Field(default=30.0, gt=0)
+    """Wrong keys a minute that an address may present before its credentials are no longer looked at."""
+    jwt_secret: SecretStr | None = None
+    """Secret that signs JSON Web Tokens (HS256), at least 32 bytes; tokens are off when this and the file are empty."""
+    jwt_secret_file: Path | None = None
+    """File that holds it, instead."""
+    jwt_issuer: str = ""
+    """Issuer that tokens have to name; any when empty."""
+    jwt_audience: str = ""
+    """Audience that tokens have to name; any when empty."""
+    secrets_tmpfs: Path | None = None
+    """Directory in memory where running jobs find their secrets; under /dev/shm when empty."""
     allowed_roots: str = ""
     """Directories beside <home>/models and <home>/datasets that jobs may read, separated by colons."""
     executor: Literal["auto", "docker", "process"] = "auto"
@@ -132,6 +154,35 @@ class Settings(ClientSettings):
         return self.home / "datasets"
 
     @property
+    def hosts(self) -> tuple[str, ...]:
+        """Names that the API answers to because somebody said so."""
+        return _listed(self.allowed_hosts)
+
+    @property
+    def proxies(self) -> tuple[str, ...]:
+        """Addresses whose forwarded headers are believed."""
+        return _listed(self.trusted_proxies)
+
+    def find_jwt_secret(self) -> str | None:
+        """The secret that signs tokens, if there is one.
+
+        Raises:
+            SettingsError: the file that should hold it cannot be read.
+        """
+        if self.jwt_secret and self.jwt_secret.get_secret_value():
+            return self.jwt_secret.get_secret_value()
+        if self.jwt_secret_file is None:
+            return None
+        try:
+            return self.jwt_secret_file.read_text().strip()
+        except (OSError, UnicodeDecodeError) as error:
+            raise SettingsError(
+                f"SAEFORGE_JWT_SECRET_FILE: {self.jwt_secret_file} cannot be read ({error})",
+                field="SAEFORGE_JWT_SECRET_FILE",
+                suggestion="name a file with a secret in it, or leave it empty",
+            ) from None
+
+    @property
     def roots(self) -> tuple[Path, ...]:
         """Directories whose contents a job may name as input."""
         extra = tuple(Path(part).expanduser().absolute() for part in self.allowed_roots.split(":") if part)
@@ -141,7 +192,12 @@ class Settings(ClientSettings):
     def origins(self) -> tuple[str, ...]:
         """Web origins that may call the API from a browser."""
         own = [f"http://{name}:{self.dashboard_port}" for name in ("127.0.0.1", "localhost")]
-        return tuple(own + [part.strip() for part in self.allowed_origins.split(",") if part.strip()])
+        return (*own, *_listed(self.allowed_origins))
+
+
+def _listed(text: str) -> tuple[str, ...]:
+    """The items of a list that is separated by commas."""
+    return tuple(part.strip() for part in text.split(",") if part.strip())
 
 
 Kind = TypeVar("Kind", bound=ClientSettings)

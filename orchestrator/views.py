@@ -4,8 +4,9 @@ from datetime import datetime
 from typing import Any, Literal
 from uuid import UUID
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import AwareDatetime, BaseModel, ConfigDict, Field
 
+from orchestrator.access import Role
 from orchestrator.domain import Attempt, EndReason, Job, JobStatus, Resources, RetryPolicy
 
 
@@ -38,7 +39,8 @@ class TypedSubmission(BaseModel):
     """Parameters of that type; GET /api/job-types has their schemas."""
     name: str | None = Field(default=None, min_length=1, max_length=200)
     """What to call the job; made from its type when empty."""
-    owner: str = Field(default="default", min_length=1, max_length=100)
+    owner: str | None = Field(default=None, min_length=1, max_length=100)
+    """Whose job it is: the owner its key acts for, or "default", when empty."""
     priority: int = Field(default=0, ge=-1000, le=1000)
     """Higher starts earlier."""
     tags: list[str] = Field(default=[], max_length=50)
@@ -322,6 +324,75 @@ class TicketRequest(BaseModel):
 class TicketView(_View):
     ticket: str
     expires_in_s: float
+
+
+class PrincipalView(_View):
+    """For whom a request speaks."""
+
+    id: str
+    """Id of the key, "token:<subject>", "machine" or "anonymous"."""
+    name: str
+    role: Role
+    owner: str | None
+    """The only owner whose jobs it sees and acts on; all when empty."""
+    types: list[str]
+    """The only job types it sees and acts on; all when empty."""
+    expires_at: datetime | None
+
+
+class KeyRequest(BaseModel):
+    """Body of ``POST /api/keys``."""
+
+    model_config = ConfigDict(extra="forbid", use_attribute_docstrings=True)
+
+    name: str = Field(min_length=1, max_length=100)
+    """What people call it: who or what it is for."""
+    role: Role = Role.READ
+    """read, write (submit and act on jobs) or admin (manage keys as well)."""
+    owner: str | None = Field(default=None, min_length=1, max_length=100)
+    """The only owner whose jobs it sees and acts on; all when empty."""
+    types: list[str] = Field(default=[], max_length=50)
+    """The only job types it sees and acts on; all when empty."""
+    expires_at: AwareDatetime | None = None
+    """When it stops working; never when empty."""
+
+
+class KeyView(_View):
+    """An API key, without the key itself."""
+
+    id: str
+    name: str
+    role: Role
+    owner: str | None
+    types: list[str]
+    created_at: datetime
+    created_by: str
+    """Id of the principal that made it."""
+    expires_at: datetime | None
+    revoked_at: datetime | None
+    last_used_at: datetime | None
+    """Written down once a minute."""
+
+
+class NewKeyView(KeyView):
+    key: str
+    """The key itself. Nobody can tell it again."""
+
+
+class TokenRequest(BaseModel):
+    """Body of ``POST /api/tokens``."""
+
+    model_config = ConfigDict(extra="forbid", use_attribute_docstrings=True)
+
+    role: Role | None = None
+    """No mightier than one's own, which it is when empty."""
+    lifetime_s: float = Field(default=3600.0, ge=1, le=86_400)
+    """Seconds it is good for; never longer than the key it is made from."""
+
+
+class TokenView(_View):
+    token: str
+    expires_at: datetime
 
 
 class Health(_View):

@@ -145,7 +145,8 @@ def _member_docs(enum: type[JobStatus]) -> dict[str, str]:
 
 def _api() -> Iterator[str]:
     yield "The same, to try out, at `/docs` of a running orchestrator; the schema at `/openapi.json`.\n"
-    yield "Every route but `/health` asks for the API key: `Authorization: Bearer <key>` or `X-API-Key: <key>`.\n"
+    yield "Every route but `/health` asks for a key or token: `Authorization: Bearer <key>` or `X-API-Key: <key>`."
+    yield "What each role may do: [security](../security.md#keys-and-roles).\n"
     yield "| method | path | what it does |"
     yield "|---|---|---|"
     with tempfile.TemporaryDirectory() as home:
@@ -161,8 +162,8 @@ _SOCKETS = """## WebSockets
 
 Every frame is JSON text. A client that can set headers sends its key in them. A browser asks for a ticket with
 `POST /api/tickets` (good for 30 seconds and one use) and sends `{"type": "auth", "ticket": "..."}` as its first
-message. A refusal is a frame `{"type": "error", "code", "message", "suggestion"}`, then a close with code 4400, 4401,
-4403 or 4404.
+message. A refusal is a frame `{"type": "error", "code", "message", "suggestion"}`, then a close with code 4400, 4401
+(also when the key is revoked or expires later), 4403, 4404 or 4429.
 
 ### `/api/jobs/{id}/logs?attempt=1&offset=0`
 

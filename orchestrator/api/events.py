@@ -7,8 +7,10 @@ from uuid import UUID
 from fastapi import APIRouter
 from starlette.websockets import WebSocket
 
-from orchestrator.api.sockets import converse, let_in, parse_count, parse_job_id, while_there
-from orchestrator.api.state import Orchestrator, State
+from orchestrator.access import Principal, Role
+from orchestrator.api.auth import needs
+from orchestrator.api.sockets import converse, parse_count, parse_job_id, while_there
+from orchestrator.api.state import Orchestrator, State, Who
 from orchestrator.views import EventView
 
 router = APIRouter(prefix="/api", tags=["events"])
@@ -18,24 +20,24 @@ RECHECK_S = 5.0
 
 
 @router.websocket("/events")
-async def follow(socket: WebSocket, orchestrator: Orchestrator) -> None:
+@needs(Role.READ)
+async def follow(socket: WebSocket, orchestrator: Orchestrator, who: Who) -> None:
     """Every stored event after ``?after=``, of ``?job=`` or of all jobs, one a frame, while the viewer stays."""
 
     async def work() -> None:
         job = socket.query_params.get("job")
         job_id = parse_job_id(job, "job") if job else None
-        await let_in(socket, orchestrator.gate, job_id)
         if job_id is not None:
             await orchestrator.store.job(job_id)
-        await while_there(socket, _stream(socket, orchestrator, job_id, parse_count(socket, "after", 0)))
+        await while_there(socket, _stream(socket, orchestrator, who, job_id, parse_count(socket, "after", 0)))
 
     await converse(socket, work())
 
 
-async def _stream(socket: WebSocket, orchestrator: State, job_id: UUID | None, after: int) -> None:
+async def _stream(socket: WebSocket, orchestrator: State, who: Principal, job_id: UUID | None, after: int) -> None:
     while not orchestrator.broker.closed:
         news = orchestrator.broker.listen()
-        events = await orchestrator.store.events(after=after, job_id=job_id, limit=PAGE)
+        events = await orchestrator.store.events(after=after, job_id=job_id, limit=PAGE, who=who)
         for event in events:
             await socket.send_text(EventView.model_validate(event).model_dump_json())
             after = event.id

@@ -1,14 +1,17 @@
 """Every error leaves in one shape: ``{code, message, details: {field?, suggestion?}, timestamp}``."""
 
 import logging
+import math
 from datetime import UTC, datetime
 
 from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
 from starlette.exceptions import HTTPException
 from starlette.responses import JSONResponse
+from starlette.websockets import WebSocket
 
-from orchestrator.errors import OrchestratorError
+from orchestrator.api.sockets import refuse
+from orchestrator.errors import OrchestratorError, RateLimited
 from orchestrator.views import ErrorDetails, ErrorView
 
 logger = logging.getLogger(__name__)
@@ -26,7 +29,11 @@ def error_view(error: OrchestratorError) -> ErrorView:
 
 
 def error_response(error: OrchestratorError) -> JSONResponse:
-    headers = {"WWW-Authenticate": "Bearer"} if error.status == 401 else None
+    headers: dict[str, str] = {}
+    if error.status == 401:
+        headers["WWW-Authenticate"] = "Bearer"
+    if isinstance(error, RateLimited):
+        headers["Retry-After"] = str(math.ceil(error.retry_after_s))
     return _answer(error.status, error_view(error), headers)
 
 
@@ -34,7 +41,10 @@ def install(app: FastAPI) -> None:
     """Teach the app to answer every error in that shape."""
 
     @app.exception_handler(OrchestratorError)
-    async def _known(_: Request, error: OrchestratorError) -> JSONResponse:
+    async def _known(connection: Request | WebSocket, error: OrchestratorError) -> JSONResponse | None:
+        if isinstance(connection, WebSocket):
+            await refuse(connection, error)
+            return None
         return error_response(error)
 
     @app.exception_handler(RequestValidationError)

@@ -10,7 +10,9 @@ from fastapi import APIRouter, Body, Header, Path, Query, Response
 from pydantic import BaseModel, ConfigDict, Field
 from starlette.responses import FileResponse
 
-from orchestrator.api.state import Orchestrator, State
+from orchestrator.access import Principal, Role
+from orchestrator.api.auth import needs
+from orchestrator.api.state import Orchestrator, State, Who
 from orchestrator.control import available_actions
 from orchestrator.domain import Artifact, Job, JobStatus
 from orchestrator.errors import NotFound
@@ -63,6 +65,7 @@ class LearningRate(BaseModel):
 
 
 @router.get("/job-types")
+@needs(Role.READ)
 async def job_types() -> list[JobTypeView]:
     """Every job type with the JSON Schema of its parameters."""
     return [
@@ -80,8 +83,15 @@ async def job_types() -> list[JobTypeView]:
 
 
 @router.post("/jobs", status_code=201)
-async def submit(orchestrator: Orchestrator, submission: JobSubmission, key: IdempotencyKey = None) -> JobDetail:
+@needs(Role.WRITE)
+async def submit(
+    orchestrator: Orchestrator, who: Who, submission: JobSubmission, key: IdempotencyKey = None
+) -> JobDetail:
     """Queue a job. It is on disk before this answers."""
+    submission = _submitted_by(who, submission)
+    if who.owner is not None and key is not None:
+        # What another owner submitted is not to be found by guessing its key.
+        key = f"{who.owner}: {key}"
     digest = hashlib.sha256(submission.model_dump_json().encode()).hexdigest()
     # Looked up before admission: what the job names may be gone since the first time.
     if key is not None and (known := await orchestrator.control.submitted(key, digest)) is not None:
@@ -93,8 +103,10 @@ async def submit(orchestrator: Orchestrator, submission: JobSubmission, key: Ide
 
 
 @router.post("/jobs/{type}", status_code=201)
+@needs(Role.WRITE)
 async def submit_type(
     orchestrator: Orchestrator,
+    who: Who,
     type: Annotated[str, Path(description="Job type, in kebab or snake case.")],
     submission: TypedSubmission,
     key: IdempotencyKey = None,
@@ -106,12 +118,20 @@ async def submit_type(
         resources=submission.resources,
         retry=submission.retry,
     )
-    return await submit(orchestrator, full, key)
+    return await submit(orchestrator, who, full, key)
+
+
+def _submitted_by(who: Principal, submission: JobSubmission) -> JobSubmission:
+    """The submission with its owner. Raises: Forbidden."""
+    who.may_submit(submission.type.replace("-", "_"))
+    return submission.model_copy(update={"owner": who.owner_for(submission.owner)})
 
 
 @router.get("/jobs")
+@needs(Role.READ)
 async def jobs(
     orchestrator: Orchestrator,
+    who: Who,
     status: Annotated[list[JobStatus] | None, Query(description="May be given several times.")] = None,
     type: str | None = None,
     owner: str | None = None,
@@ -131,68 +151,80 @@ async def jobs(
         model=model,
         dataset=dataset,
         q=q,
+        within_owner=who.owner,
+        within_types=who.types,
     )
     found, total = await orchestrator.store.jobs(wanted, limit=limit, offset=offset)
     return JobPage(items=[JobView(**_fields(orchestrator, job)) for job in found], total=total)
 
 
 @router.get("/jobs/{id}")
+@needs(Role.READ)
 async def job(orchestrator: Orchestrator, job_id: JobId) -> JobDetail:
     """One job, with its attempts, its commands and what may be asked of it now."""
     return await _detail(orchestrator, await orchestrator.store.job(job_id))
 
 
 @router.patch("/jobs/{id}")
+@needs(Role.WRITE)
 async def update(orchestrator: Orchestrator, job_id: JobId, changes: JobChanges) -> JobDetail:
     """Change its name, tags, priority, retries, or what its next attempt asks for."""
     return await _detail(orchestrator, await orchestrator.control.update(job_id, changes))
 
 
 @router.post("/jobs/{id}/clone", status_code=201)
+@needs(Role.WRITE)
 async def clone(
-    orchestrator: Orchestrator, job_id: JobId, changes: CloneRequest, key: IdempotencyKey = None
+    orchestrator: Orchestrator, who: Who, job_id: JobId, changes: CloneRequest, key: IdempotencyKey = None
 ) -> JobDetail:
     """Queue a new job like this one, with some things changed."""
-    return await submit(orchestrator, cloned(await orchestrator.store.job(job_id), changes), key)
+    return await submit(orchestrator, who, cloned(await orchestrator.store.job(job_id), changes), key)
 
 
 @router.delete("/jobs/{id}", status_code=202)
+@needs(Role.WRITE)
 async def cancel(orchestrator: Orchestrator, job_id: JobId) -> JobDetail:
     """Kill the job. Cancelling a cancelled one changes nothing."""
     return await _detail(orchestrator, await orchestrator.control.cancel(job_id))
 
 
 @router.post("/jobs/{id}/pause", status_code=202)
+@needs(Role.WRITE)
 async def pause(orchestrator: Orchestrator, job_id: JobId) -> JobDetail:
     """Write a checkpoint, exit and free the GPU."""
     return await _detail(orchestrator, await orchestrator.control.pause(job_id))
 
 
 @router.post("/jobs/{id}/resume", status_code=202)
+@needs(Role.WRITE)
 async def resume(orchestrator: Orchestrator, job_id: JobId) -> JobDetail:
     """Queue a paused job again; it continues from its newest checkpoint."""
     return await _detail(orchestrator, await orchestrator.control.resume(job_id))
 
 
 @router.post("/jobs/{id}/stop", status_code=202)
+@needs(Role.WRITE)
 async def stop(orchestrator: Orchestrator, job_id: JobId) -> JobDetail:
     """End the job with a final checkpoint and its artifacts. A paused job ends as it is; restart continues it."""
     return await _detail(orchestrator, await orchestrator.control.stop(job_id))
 
 
 @router.post("/jobs/{id}/checkpoint", status_code=202)
+@needs(Role.WRITE)
 async def checkpoint(orchestrator: Orchestrator, job_id: JobId) -> JobDetail:
     """Write a checkpoint now and go on."""
     return await _detail(orchestrator, await orchestrator.control.checkpoint(job_id))
 
 
 @router.post("/jobs/{id}/learning-rate", status_code=202)
+@needs(Role.WRITE)
 async def learning_rate(orchestrator: Orchestrator, job_id: JobId, body: LearningRate) -> JobDetail:
     """Change the peak learning rate of a running job."""
     return await _detail(orchestrator, await orchestrator.control.set_learning_rate(job_id, body.lr))
 
 
 @router.post("/jobs/{id}/restart", status_code=201)
+@needs(Role.WRITE)
 async def restart(
     orchestrator: Orchestrator,
     job_id: JobId,
@@ -203,6 +235,7 @@ async def restart(
 
 
 @router.delete("/jobs/{id}/permanent", status_code=204)
+@needs(Role.WRITE)
 async def purge(orchestrator: Orchestrator, job_id: JobId) -> Response:
     """Delete an ended job with its log, checkpoints and artifacts."""
     await orchestrator.control.purge(job_id)
@@ -210,6 +243,7 @@ async def purge(orchestrator: Orchestrator, job_id: JobId) -> Response:
 
 
 @router.get("/jobs/{id}/events")
+@needs(Role.READ)
 async def events(
     orchestrator: Orchestrator,
     job_id: JobId,
@@ -225,6 +259,7 @@ async def events(
 
 
 @router.get("/jobs/{id}/metrics")
+@needs(Role.READ)
 async def metrics(
     orchestrator: Orchestrator,
     job_id: JobId,
@@ -243,6 +278,7 @@ async def metrics(
 
 
 @router.get("/jobs/{id}/checkpoints")
+@needs(Role.READ)
 async def checkpoints(orchestrator: Orchestrator, job_id: JobId) -> list[CheckpointView]:
     """Checkpoints on disk, newest first."""
     await orchestrator.store.job(job_id)
@@ -264,6 +300,7 @@ async def checkpoints(orchestrator: Orchestrator, job_id: JobId) -> list[Checkpo
 
 
 @router.get("/jobs/{id}/artifacts")
+@needs(Role.READ)
 async def artifacts(orchestrator: Orchestrator, job_id: JobId) -> list[ArtifactView]:
     """Result files, newest attempt first."""
     await orchestrator.store.job(job_id)
@@ -271,6 +308,7 @@ async def artifacts(orchestrator: Orchestrator, job_id: JobId) -> list[ArtifactV
 
 
 @router.get("/jobs/{id}/artifacts/{path:path}", response_class=FileResponse)
+@needs(Role.READ)
 async def artifact(
     orchestrator: Orchestrator,
     job_id: JobId,

@@ -7,13 +7,14 @@ from pathlib import Path as FilePath
 from typing import Annotated
 from uuid import UUID
 
-from fastapi import APIRouter, Depends, Query, Response
+from fastapi import APIRouter, Query, Response
 from starlette.responses import StreamingResponse
 from starlette.websockets import WebSocket
 
-from orchestrator.api.auth import require_key
+from orchestrator.access import Role
+from orchestrator.api.auth import needs
 from orchestrator.api.jobs import JobId
-from orchestrator.api.sockets import converse, let_in, parse_count, parse_job_id, while_there
+from orchestrator.api.sockets import converse, parse_count, parse_job_id, while_there
 from orchestrator.api.state import Orchestrator, State
 from orchestrator.domain import TERMINAL, JobStatus
 from orchestrator.errors import InvalidInput, NotFound
@@ -30,7 +31,8 @@ IDLE_POLL_S = 0.1
 MAX_CHUNK_BYTES = 16 << 20
 
 
-@router.get("/jobs/{id}/logs", response_model=LogChunk, dependencies=[Depends(require_key)])
+@router.get("/jobs/{id}/logs", response_model=LogChunk)
+@needs(Role.READ)
 async def log(
     orchestrator: Orchestrator,
     job_id: JobId,
@@ -90,6 +92,7 @@ async def _bytes(path: FilePath, start: int, end: int) -> AsyncIterator[bytes]:
 
 
 @router.websocket("/jobs/{id}/logs")
+@needs(Role.READ)
 async def follow(socket: WebSocket, orchestrator: Orchestrator, id: str) -> None:
     """Frames ``{type: log, attempt, offset, next_offset, data}``, then ``{type: end, status}`` when the job has ended.
 
@@ -99,7 +102,6 @@ async def follow(socket: WebSocket, orchestrator: Orchestrator, id: str) -> None
 
     async def work() -> None:
         job_id = parse_job_id(id)
-        await let_in(socket, orchestrator.gate, job_id)
         cursor = max(parse_count(socket, "attempt", 1), 1), parse_count(socket, "offset", 0)
         await while_there(socket, _stream(socket, orchestrator, job_id, *cursor))
 

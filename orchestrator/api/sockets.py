@@ -1,35 +1,15 @@
-"""What every WebSocket does: let in, stream, notice that the viewer has gone."""
+"""What every WebSocket does: stream, notice that the viewer has gone, and tell it why it may not stay."""
 
 import asyncio
-import json
 from collections.abc import Awaitable
 from uuid import UUID
 
-from starlette.websockets import WebSocket, WebSocketDisconnect
+from starlette.websockets import WebSocket, WebSocketDisconnect, WebSocketState
 
-from orchestrator.api.auth import Gate
-from orchestrator.errors import InvalidInput, OrchestratorError, Unauthenticated
+from orchestrator.errors import InvalidInput, OrchestratorError
 
-AUTH_WAIT_S = 10.0
-CLOSE_CODES: dict[int, int] = {400: 4400, 401: 4401, 403: 4403, 404: 4404}
+CLOSE_CODES: dict[int, int] = {400: 4400, 401: 4401, 403: 4403, 404: 4404, 429: 4429}
 """HTTP status of an error -> the code a WebSocket is closed with."""
-
-
-async def let_in(socket: WebSocket, gate: Gate, job_id: UUID | None) -> None:
-    """Let the viewer in by the key in its headers or the ticket in its first message.
-
-    Raises:
-        Unauthenticated: it has neither.
-        Forbidden: its page may not use the API.
-    """
-    gate.check_origin(socket)
-    if gate.has_key(socket):
-        return
-    try:
-        message = json.loads(await asyncio.wait_for(socket.receive_text(), AUTH_WAIT_S))
-    except (TimeoutError, ValueError, KeyError) as error:
-        raise Unauthenticated(suggestion='send {"type": "auth", "ticket": "..."} first') from error
-    gate.redeem(message.get("ticket") if isinstance(message, dict) else None, job_id)
 
 
 def parse_job_id(text: str, field: str = "id") -> UUID:
@@ -57,7 +37,7 @@ async def converse(socket: WebSocket, work: Awaitable[None]) -> None:
     try:
         await work
     except OrchestratorError as error:
-        await _refuse(socket, error)
+        await refuse(socket, error)
     except WebSocketDisconnect:
         return
     else:
@@ -85,8 +65,11 @@ async def _gone(socket: WebSocket) -> None:
         pass
 
 
-async def _refuse(socket: WebSocket, error: OrchestratorError) -> None:
+async def refuse(socket: WebSocket, error: OrchestratorError) -> None:
+    """Tell the viewer why, in a last frame, and close."""
     try:
+        if socket.application_state is WebSocketState.CONNECTING:
+            await socket.accept()
         await socket.send_json(
             {"type": "error", "code": error.code, "message": error.message, "suggestion": error.suggestion}
         )

@@ -7,7 +7,8 @@ from typing import Annotated
 from fastapi import Depends
 from starlette.requests import HTTPConnection
 
-from orchestrator.api.auth import Gate
+from orchestrator.access import Principal
+from orchestrator.api.auth import Gate, principal_of
 from orchestrator.broker import Broker
 from orchestrator.control import Control
 from orchestrator.gpus import GpuProbe
@@ -38,3 +39,11 @@ async def _state(connection: HTTPConnection) -> State:  # async, or it would be 
 
 
 Orchestrator = Annotated[State, Depends(_state)]
+
+
+async def _principal(connection: HTTPConnection) -> Principal:
+    return principal_of(connection)
+
+
+Who = Annotated[Principal, Depends(_principal)]
+"""For whom the request speaks."""

@@ -4,11 +4,12 @@ import asyncio
 import time
 
 import psutil
-from fastapi import APIRouter, Depends
+from fastapi import APIRouter
 
-from orchestrator.api.auth import TICKET_S, require_key
+from orchestrator.access import Role
+from orchestrator.api.auth import TICKET_S, needs, no_such_job
 from orchestrator.api.jobs import artifact_view
-from orchestrator.api.state import Orchestrator
+from orchestrator.api.state import Orchestrator, Who
 from orchestrator.gpus import foreign
 from orchestrator.inventory import Entry
 from orchestrator.views import GpuView, Health, Inventory, ModelView, SystemStatus, TicketRequest, TicketView
@@ -18,6 +19,7 @@ router = APIRouter(tags=["system"])
 
 
 @router.get("/health")
+@needs(Role.READ)
 async def health(orchestrator: Orchestrator) -> Health:
     """Whether it lives, and whether it can start jobs. Asks for no key."""
     engine, disk_error = orchestrator.scheduler.engine, orchestrator.scheduler.disk_error
@@ -30,15 +32,19 @@ async def health(orchestrator: Orchestrator) -> Health:
     )
 
 
-@router.post("/api/tickets", dependencies=[Depends(require_key)])
-async def ticket(orchestrator: Orchestrator, request: TicketRequest) -> TicketView:
+@router.post("/api/tickets")
+@needs(Role.READ)
+async def ticket(orchestrator: Orchestrator, who: Who, request: TicketRequest) -> TicketView:
     """A single-use ticket with which a browser opens one WebSocket."""
     if request.job_id is not None:
-        await orchestrator.store.job(request.job_id)
-    return TicketView(ticket=orchestrator.gate.issue(request.job_id), expires_in_s=TICKET_S)
+        job = await orchestrator.store.job(request.job_id)
+        if not who.covers(job.owner, job.type):
+            raise no_such_job(job.id)
+    return TicketView(ticket=orchestrator.gate.issue(who, request.job_id), expires_in_s=TICKET_S)
 
 
-@router.get("/api/system/status", dependencies=[Depends(require_key)])
+@router.get("/api/system/status")
+@needs(Role.READ)
 async def status(orchestrator: Orchestrator) -> SystemStatus:
     """GPUs, CPU, memory, disk, engine and queue, now."""
     report = await asyncio.to_thread(orchestrator.probe)
@@ -81,15 +87,16 @@ async def status(orchestrator: Orchestrator) -> SystemStatus:
     )
 
 
-@router.get("/api/system/models", dependencies=[Depends(require_key)])
-async def models(orchestrator: Orchestrator) -> Inventory:
+@router.get("/api/system/models")
+@needs(Role.READ)
+async def models(orchestrator: Orchestrator, who: Who) -> Inventory:
     """Models and datasets a job can name, and the SAEs that jobs have trained."""
     found = await asyncio.to_thread(orchestrator.inventory.models)
     datasets = await asyncio.to_thread(orchestrator.inventory.datasets)
     return Inventory(
         models=[_entry(item) for item in found],
         datasets=[_entry(item) for item in datasets],
-        saes=[artifact_view(item) for item in await orchestrator.store.saes()],
+        saes=[artifact_view(item) for item in await orchestrator.store.saes(who)],
     )
 
 

@@ -170,7 +170,7 @@ def _common_flags() -> Iterator[inspect.Parameter]:
     pair = typer.Option("--param", "-p", metavar="KEY=VALUE", help=said, rich_help_panel=_PARAMETERS)
     yield _flag("param", Annotated[list[str] | None, pair])
     yield _flag("name", Annotated[str | None, typer.Option(help="What to call the job.")])
-    yield _flag("owner", Annotated[str, typer.Option(help="Who it belongs to.")], "default")
+    yield _flag("owner", Annotated[str | None, typer.Option(help="Whose it is; the key's owner when empty.")])
     yield _flag("priority", Annotated[int, typer.Option(help="Higher starts earlier.")], 0)
     retries = typer.Option(
         min=0, max=1000, help="Most further attempts in a row after failures that may pass; 0 for none."

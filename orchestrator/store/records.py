@@ -20,6 +20,10 @@ class JobFilter:
     dataset: str | None = None
     q: str | None = None
     """Part of a name or the beginning of an id."""
+    within_owner: str | None = None
+    """The only owner that may be shown, whoever is asked for."""
+    within_types: tuple[str, ...] = ()
+    """The only types that may be shown; all when empty."""
 
     def where(self) -> tuple[str, dict[str, str]]:
         """A clause made of fixed texts, and the values bound to it."""
@@ -37,6 +41,13 @@ class JobFilter:
             if value is not None:
                 clauses.append(f"{column} = :{column}")
                 values[column] = value
+        if self.within_owner is not None:
+            clauses.append("owner = :within_owner")
+            values["within_owner"] = self.within_owner
+        if self.within_types:
+            names = [f"within_type{place}" for place in range(len(self.within_types))]
+            clauses.append(f"type IN ({', '.join(':' + name for name in names)})")
+            values |= dict(zip(names, self.within_types, strict=True))
         if self.tag is not None:
             clauses.append("id IN (SELECT job_id FROM job_tags WHERE tag = :tag)")
             values["tag"] = self.tag

@@ -15,6 +15,7 @@ from uuid import UUID
 from pydantic_core import to_jsonable_python
 
 from orchestrator import faults
+from orchestrator.access import MACHINE, Principal, actor
 from orchestrator.domain import (
     TERMINAL,
     TRANSITIONS,
@@ -30,6 +31,7 @@ from orchestrator.errors import IdempotencyConflict, NotFound, StaleTransition, 
 from orchestrator.store import rows
 from orchestrator.store.database import Database, Session
 from orchestrator.store.ingest import ingest
+from orchestrator.store.keys import Keys
 from orchestrator.store.records import Ended, JobFilter, StoredCommand, StoredEvent
 from orchestrator.store.recovery import Recovery
 from orchestrator.store.waiting import WaitingJobs
@@ -47,6 +49,7 @@ class Store:
 
     def __init__(self, database: Database) -> None:
         self._db = database
+        self.keys = Keys(database)
         self.recovery = Recovery(database)
         self._waiting = WaitingJobs()
 
@@ -370,13 +373,18 @@ class Store:
             faults.reach("events_written")
         return new
 
-    async def events(self, *, after: int, job_id: UUID | None, limit: int) -> list[StoredEvent]:
-        """Events with an id above ``after``, in order."""
-        found = await (
-            self._db.all("events", after=after, limit=limit)
-            if job_id is None
-            else self._db.all("job_events", after=after, limit=limit, job_id=str(job_id))
-        )
+    async def events(
+        self, *, after: int, job_id: UUID | None, limit: int, who: Principal = MACHINE
+    ) -> list[StoredEvent]:
+        """Events with an id above ``after``, in order: of one job, or of all within somebody's reach."""
+        if job_id is not None:
+            found = await self._db.all("job_events", after=after, limit=limit, job_id=str(job_id))
+        elif who.scoped:
+            found = await self._db.all(
+                "events_within", after=after, limit=limit, owner=who.owner, types=json.dumps(who.types)
+            )
+        else:
+            found = await self._db.all("events", after=after, limit=limit)
         return [
             StoredEvent(
                 id=row["id"],
@@ -413,9 +421,14 @@ class Store:
         """Newest attempt first, then by path."""
         return [rows.artifact(row) for row in await self._db.all("artifacts", job_id=str(job_id))]
 
-    async def saes(self) -> list[Artifact]:
-        """Trained SAEs of all jobs, newest first."""
-        return [rows.artifact(row) for row in await self._db.all("saes")]
+    async def saes(self, who: Principal = MACHINE) -> list[Artifact]:
+        """Trained SAEs of all jobs within somebody's reach, newest first."""
+        found = await (
+            self._db.all("saes_within", owner=who.owner, types=json.dumps(who.types))
+            if who.scoped
+            else self._db.all("saes")
+        )
+        return [rows.artifact(row) for row in found]
 
     # --- commands
 
@@ -526,7 +539,10 @@ def _tag_values(job: Job) -> list[dict[str, object]]:
 
 
 def _own_event(job_id: UUID, type: str, data: Mapping[str, object]) -> dict[str, object]:
-    """The values of an event that is the orchestrator's own, now."""
+    """The values of an event that is the orchestrator's own, now, with the principal who asked for it, if one did."""
+    by = actor()
+    if by is not None:
+        data = {**data, "by": by}
     return {
         "job_id": str(job_id),
         "attempt": None,

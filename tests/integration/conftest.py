@@ -54,7 +54,7 @@ class Orchestrator:
         thread = threading.Thread(target=run, daemon=True)
         thread.start()
         until(lambda: server.started or not thread.is_alive(), "the server is up")
-        key = settings.key_file.read_text().strip()
+        key = settings.find_api_key() or ""
         url = f"http://127.0.0.1:{port}"
         client = Client(url, key, timeout_s=10)
         return cls(settings, engine, client, key, url, app.state.orchestrator, server, thread, loops[0])
