@@ -19,6 +19,7 @@ from pydantic import ValidationError
 
 from orchestrator import faults
 from orchestrator.broker import Broker
+from orchestrator.confined import leads_astray, open_for_append
 from orchestrator.disk import FULL
 from orchestrator.domain import Attempt, EndReason, Job, JobFailure, JobStatus
 from orchestrator.errors import (
@@ -36,7 +37,7 @@ from orchestrator.record import write_begun, write_settled
 from orchestrator.settings import Settings
 from orchestrator.settlement import settlement
 from orchestrator.store import Ended, Store
-from orchestrator.tail import read_last_lines, read_lines
+from orchestrator.tail import read_last_lines, read_lines, read_piece
 from worker_image.contract.commands import command
 from worker_image.contract.events import Event, event
 from worker_image.contract.jobs import JOB_TYPES, ContainerParams
@@ -187,6 +188,7 @@ class Supervisor:
                 if not await self._unless_cancelled(self._executor.prepare(self._spec.image)):
                     continue
                 faults.reach("prepared")
+                await asyncio.to_thread(self._check_inputs)
                 handle = await self._executor.launch(self._spec)
             except EngineUnavailable as error:
                 await self._engine_lost(error)
@@ -200,6 +202,16 @@ class Supervisor:
     def _lay_out(self) -> None:
         self._run_dir.create(self._run_spec)
         write_begun(self._run_dir, self._job, self.attempt)
+
+    def _check_inputs(self) -> None:
+        """What was found when the job was submitted may have been rearranged since. Raises: LaunchFailed."""
+        roots = (*self._settings.roots, self._settings.runs)
+        for path in self._spec.read_only:
+            if leads_astray(path, roots):
+                raise LaunchFailed(
+                    f"a link now leads {path} elsewhere than when the job was submitted",
+                    suggestion="remove the link, or submit the job again with the path it leads to",
+                )
 
     async def _now_running(self) -> None:
         job = await self._store.job(self._job_id)
@@ -298,7 +310,7 @@ class Supervisor:
 
     def _append_commands(self, requested: list[tuple[str, str]]) -> None:
         path = self._run_dir.commands
-        written = path.read_bytes() if self._delivered is None else b""
+        written = read_piece(path, 0, -1).data if self._delivered is None else b""
         delivered = self._delivered if self._delivered is not None else _command_ids(written)
         fresh = [(name, body) for name, body in requested if name not in delivered]
         if fresh:
@@ -306,7 +318,8 @@ class Supervisor:
             # Should this be cut short by a full disk, the file itself tells again what got there.
             self._delivered = None
             line_end = "" if written[-1:] in (b"", b"\n") else "\n"
-            with path.open("ab") as file:
+            # The job owns the directory: a link in the file's place would have us write elsewhere.
+            with open(open_for_append(path), "ab") as file:
                 file.write((line_end + "".join(f"{body}\n" for _, body in fresh)).encode())
             faults.reach("command_delivered")
         self._delivered = delivered | {name for name, _ in fresh}

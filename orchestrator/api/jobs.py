@@ -2,17 +2,21 @@
 
 import asyncio
 import hashlib
-from pathlib import Path as FilePath
+import os
+from contextlib import suppress
+from pathlib import PurePath
 from typing import Annotated
 from uuid import UUID
 
 from fastapi import APIRouter, Body, Header, Path, Query, Response
 from pydantic import BaseModel, ConfigDict, Field
 from starlette.responses import FileResponse
+from starlette.types import Receive, Scope, Send
 
 from orchestrator.access import Principal, Role
 from orchestrator.api.auth import needs
 from orchestrator.api.state import Orchestrator, State, Who
+from orchestrator.confined import open_beneath
 from orchestrator.control import available_actions
 from orchestrator.domain import Artifact, Job, JobStatus
 from orchestrator.errors import NotFound
@@ -318,18 +322,29 @@ async def artifact(
     """Download a result file."""
     for item in await orchestrator.store.artifacts(job_id):
         if item.path == path and attempt in (None, item.attempt):
-            folder = RunDir.of(orchestrator.settings.home, job_id, item.attempt).artifacts
-            file = folder / item.path
-            if await asyncio.to_thread(_lies_in, folder, file):
-                return FileResponse(file, filename=file.name)
+            run_dir = RunDir.of(orchestrator.settings.home, job_id, item.attempt)
+            with suppress(OSError):
+                # The worker names it, so no link may lead out; and it may change what is there while we look.
+                relative = f"{run_dir.artifacts.name}/{item.path}"
+                return OpenFile(await asyncio.to_thread(open_beneath, run_dir.path, relative), PurePath(path).name)
     raise NotFound(
         f"job {job_id} has no artifact {path!r}", field="path", suggestion="GET .../artifacts lists what there is"
     )
 
 
-def _lies_in(folder: FilePath, file: FilePath) -> bool:
-    """Whether it is a file there; the worker names it, so no link may lead out."""
-    return file.resolve().is_relative_to(folder.resolve()) and file.is_file()
+class OpenFile(FileResponse):
+    """Answers with a file that is open already, and closes it."""
+
+    def __init__(self, descriptor: int, filename: str) -> None:
+        # Its name in here: whatever becomes of the path that it was opened by, this is the same file.
+        super().__init__(f"/proc/self/fd/{descriptor}", filename=filename, stat_result=os.fstat(descriptor))
+        self._descriptor = descriptor
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        try:
+            await super().__call__(scope, receive, send)
+        finally:
+            os.close(self._descriptor)
 
 
 def artifact_view(item: Artifact) -> ArtifactView:

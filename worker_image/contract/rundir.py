@@ -4,6 +4,7 @@
 the same in a container, a subprocess or a remote pod that shares the directory.
 """
 
+import os
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Self
@@ -91,21 +92,29 @@ class RunDir:
         return self.path / "artifacts"
 
     def checkpoint(self, name: str) -> Path | None:
-        """The checkpoint of this name if it is a directory here; the worker names it, so no link may lead out."""
+        """The checkpoint of this name if it is a directory here.
+
+        The job names it and owns all that is in here, ``checkpoints/`` too: no link may stand anywhere below the run
+        directory itself.
+        """
         path = self.checkpoints / name
-        inside = path.resolve().parent == self.checkpoints.resolve()
-        return path if inside and path.is_dir() else None
+        inside = path.resolve() == self.path.resolve() / self.checkpoints.name / name
+        return path if inside and path.parent == self.checkpoints and path.is_dir() else None
 
     def create(self, spec: RunSpec) -> None:
         """Lay out the directory and write ``params.json``. Repeating it changes nothing: an attempt has one spec."""
         for folder in (self.path, self.checkpoints, self.artifacts):
             folder.mkdir(parents=True, exist_ok=True)
+        # The job may be running already, when who launched it died before that was known: what it put in place of a
+        # file of ours is neither followed nor waited for.
         for file in (self.events, self.commands, self.log):
-            file.touch()
-        if self.params.exists():
+            os.close(os.open(file, os.O_WRONLY | os.O_CREAT | os.O_NOFOLLOW | os.O_NONBLOCK, 0o666))
+        if os.path.lexists(self.params):
             return
         draft = self.params.with_suffix(".tmp")
-        draft.write_text(spec.model_dump_json(indent=2))
+        draft.unlink(missing_ok=True)
+        with draft.open("x") as stream:
+            stream.write(spec.model_dump_json(indent=2))
         draft.replace(self.params)
 
     def spec(self) -> RunSpec:
