@@ -5,7 +5,7 @@ a client can meet: ``Unreachable`` and ``UnexpectedAnswer``.
 """
 
 import time
-from collections.abc import AsyncGenerator, Collection, Generator, Mapping, Sequence
+from collections.abc import AsyncGenerator, Collection, Generator, Iterator, Mapping, Sequence
 from datetime import datetime
 from pathlib import Path, PurePosixPath
 from typing import IO, Any, Self, TypeVar
@@ -34,6 +34,7 @@ from orchestrator.views import (
     JobPage,
     JobSubmission,
     JobTypeView,
+    JobView,
     KeyRequest,
     KeyView,
     LogChunk,
@@ -51,6 +52,7 @@ __all__ = ["Client", "LogFrame", "NotInTime", "UnexpectedAnswer", "Unreachable"]
 
 View = TypeVar("View", bound=BaseModel)
 JobId = UUID | str
+PAGE_JOBS = 200
 
 
 class NotInTime(OrchestratorError, TimeoutError):
@@ -234,12 +236,50 @@ class Client:
         owner: str | None = None,
         tag: str | None = None,
         q: str | None = None,
+        model: str | None = None,
+        dataset: str | None = None,
         limit: int | None = None,
         offset: int | None = None,
+        sort: str | None = None,
+        cursor: str | None = None,
     ) -> JobPage:
-        """Jobs that match every filter, newest first. ``q`` searches their text."""
-        query = {"status": status, "type": type, "owner": owner, "tag": tag, "q": q, "limit": limit, "offset": offset}
+        """A page of the jobs that match every filter, newest first unless sorted otherwise. ``q`` searches names.
+
+        ``sort`` is a field, with a minus before it for the greatest or newest first: created_at, started_at,
+        completed_at, priority or name. ``cursor`` is ``next_cursor`` of the page before.
+        """
+        query = {
+            "status": status,
+            "type": type,
+            "owner": owner,
+            "tag": tag,
+            "q": q,
+            "model": model,
+            "dataset": dataset,
+            "limit": limit,
+            "offset": offset,
+            "sort": sort,
+            "cursor": cursor,
+        }
         return self._get(JobPage, "/api/jobs", query)
+
+    def each_job(
+        self,
+        *,
+        status: str | None = None,
+        type: str | None = None,
+        owner: str | None = None,
+        tag: str | None = None,
+        q: str | None = None,
+    ) -> Iterator[JobView]:
+        """Every job that matches, newest first, page after page; each once, whatever is submitted meanwhile."""
+        cursor: str | None = None
+        while True:
+            page = self.jobs(status=status, type=type, owner=owner, tag=tag, q=q, limit=PAGE_JOBS, cursor=cursor)
+            yield from page.items
+            cursor = page.next_cursor
+            if cursor is None:
+                return
 
     def cancel(self, job_id: JobId) -> JobDetail:
         """End the job at once, whatever it is doing."""

@@ -176,6 +176,8 @@ class JobPage(_View):
     items: list[JobView]
     total: int
     """Jobs that match, on all pages."""
+    next_cursor: str | None = None
+    """Pass it as ``cursor`` for the next page; empty on the last one, and for an order that has none."""
 
 
 class LogChunk(_View):

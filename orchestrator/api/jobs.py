@@ -23,6 +23,7 @@ from orchestrator.errors import NotFound
 from orchestrator.intake import admit, cloned, job_type_name
 from orchestrator.series import thinned
 from orchestrator.store import MAX_STEP, JobFilter
+from orchestrator.store.paging import NEWEST_FIRST, WITH_CURSOR, Cursor, Sort
 from orchestrator.views import (
     ArtifactView,
     AttemptView,
@@ -145,8 +146,12 @@ async def jobs(
     q: Annotated[str | None, Query(description="Part of a name, or the beginning of an id.")] = None,
     limit: Annotated[int, Query(ge=1, le=1000)] = 50,
     offset: Annotated[int, Query(ge=0, le=MAX_STEP)] = 0,
+    sort: Annotated[Sort, Query(description="With a minus, the greatest or newest comes first.")] = NEWEST_FIRST,
+    cursor: Annotated[
+        str | None, Query(description="next_cursor of the page before: what comes after it, whatever is new.")
+    ] = None,
 ) -> JobPage:
-    """Jobs that match, newest first."""
+    """Jobs that match, newest first unless asked otherwise."""
     wanted = JobFilter(
         status=tuple(status or ()),
         type=type.replace("-", "_") if type else None,
@@ -158,8 +163,14 @@ async def jobs(
         within_owner=who.owner,
         within_types=who.types,
     )
-    found, total = await orchestrator.store.jobs(wanted, limit=limit, offset=offset)
-    return JobPage(items=[JobView(**_fields(orchestrator, job)) for job in found], total=total)
+    after = Cursor.parse(cursor) if cursor is not None else None
+    found, total = await orchestrator.store.jobs(wanted, limit=limit, offset=offset, sort=sort, after=after)
+    more = len(found) == limit and sort in WITH_CURSOR
+    return JobPage(
+        items=[JobView(**_fields(orchestrator, job)) for job in found],
+        total=total,
+        next_cursor=str(Cursor.after(found[-1])) if more else None,
+    )
 
 
 @router.get("/jobs/{id}")

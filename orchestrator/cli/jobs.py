@@ -160,14 +160,31 @@ def ls(
     type: Annotated[str | None, typer.Option(help='Job type, e.g. "train_sae".')] = None,
     owner: Annotated[str | None, typer.Option()] = None,
     tag: Annotated[str | None, typer.Option()] = None,
+    model: Annotated[str | None, typer.Option()] = None,
+    dataset: Annotated[str | None, typer.Option()] = None,
     q: Annotated[str | None, typer.Option("--q", "-q", help="Text to search for.")] = None,
     limit: Annotated[int, typer.Option(min=1, help="Most jobs to show.")] = 20,
     offset: Annotated[int, typer.Option(min=0, help="Jobs to leave out at the start.")] = 0,
+    sort: Annotated[
+        str | None,
+        typer.Option(help="created_at, started_at, completed_at, priority or name; -name: the other way round."),
+    ] = None,
     json: Json = False,
 ) -> None:
-    """List jobs, newest first."""
+    """List jobs, newest first unless sorted otherwise."""
     with Client() as client:
-        page = client.jobs(status=status, type=type, owner=owner, tag=tag, q=q, limit=limit, offset=offset)
+        page = client.jobs(
+            status=status,
+            type=type,
+            owner=owner,
+            tag=tag,
+            model=model,
+            dataset=dataset,
+            q=q,
+            limit=limit,
+            offset=offset,
+            sort=sort,
+        )
     if json:
         emit(page)
         return

@@ -72,10 +72,13 @@ class Session:
         row: sqlite3.Row | None = self._connection.execute(self._sql[name], values).fetchone()
         return row
 
-    def all(self, name: str, /, *, where: str | None = None, **values: object) -> list[sqlite3.Row]:
-        """Every row; ``where`` is a clause made of fixed texts, for the statements that have a place for one."""
-        sql = self._sql[name] if where is None else self._sql[name].format(where=where)
-        return self._connection.execute(sql, values).fetchall()
+    def all(self, name: str, /, **values: object) -> list[sqlite3.Row]:
+        """Every row."""
+        return self._connection.execute(self._sql[name], values).fetchall()
+
+    def matching(self, name: str, where: str, order: str, /, **values: object) -> list[sqlite3.Row]:
+        """Every row of a statement with places for a clause and an order, which are made of fixed texts."""
+        return self._connection.execute(self._sql[name].format(where=where, order=order), values).fetchall()
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -179,9 +182,9 @@ class Database:
         """The first row, if there is one."""
         return await self._question(lambda session: session.one(name, **values))
 
-    async def all(self, name: str, /, *, where: str | None = None, **values: object) -> list[sqlite3.Row]:
-        """Every row; ``where`` is a clause made of fixed texts, for the statements that have a place for one."""
-        return await self._question(lambda session: session.all(name, where=where, **values))
+    async def all(self, name: str, /, **values: object) -> list[sqlite3.Row]:
+        """Every row."""
+        return await self._question(lambda session: session.all(name, **values))
 
     async def _question(self, question: Callable[[Session], T]) -> T:
         if self._owner is asyncio.current_task():

@@ -32,6 +32,7 @@ from orchestrator.store import rows
 from orchestrator.store.database import Database, Session
 from orchestrator.store.ingest import ingest
 from orchestrator.store.keys import Keys
+from orchestrator.store.paging import NEWEST_FIRST, Cursor, Sort, beyond, order
 from orchestrator.store.records import Ended, JobFilter, StoredCommand, StoredEvent
 from orchestrator.store.recovery import Recovery
 from orchestrator.store.waiting import WaitingJobs
@@ -109,12 +110,27 @@ class Store:
         """Raises: NotFound."""
         return await self._job(job_id)
 
-    async def jobs(self, wanted: JobFilter, *, limit: int, offset: int = 0) -> tuple[list[Job], int]:
-        """Jobs that match, newest first, and how many there are in all."""
+    async def jobs(
+        self, wanted: JobFilter, *, limit: int, offset: int = 0, sort: Sort = NEWEST_FIRST, after: Cursor | None = None
+    ) -> tuple[list[Job], int]:
+        """A page of the jobs that match, and how many match in all.
+
+        Raises:
+            InvalidInput: ``after`` was given with an order that has no cursors.
+        """
         where, values = wanted.where()
-        (count,) = await self._db.all("count_jobs", where=where, **values)
-        found = await self._db.all("jobs", where=where, limit=limit, offset=offset, **values)
-        return [rows.job(row) for row in found], count["n"]
+        page: dict[str, object] = {**values, "limit": limit, "offset": offset}
+        clause = where
+        if after is not None:
+            clause = f"{where} AND {beyond(sort)}"
+            page |= {"cursor_time": after.created_at, "cursor_id": str(after.job_id)}
+
+        def read(session: Session) -> tuple[list[Job], int]:
+            (count,) = session.matching("count_jobs", where, "", **values)
+            found = session.matching("jobs", clause, order(sort), **page)
+            return [rows.job(row) for row in found], count["n"]
+
+        return await self._db.read(read)
 
     async def queue(self) -> list[Job]:
         """Queued jobs: higher priority first, then older first."""

@@ -450,3 +450,16 @@ def test_many_submits_at_once_all_get_in(orchestrator: Orchestrator) -> None:
     for thread in threads:
         thread.join()
     assert orchestrator.client.jobs().total == 20
+
+
+def test_every_job_is_listed_once_page_after_page_and_sorted_as_asked(
+    orchestrator: Orchestrator, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("orchestrator.client.PAGE_JOBS", 2)
+    ids = [orchestrator.submit(name=name) for name in ("b", "c", "a", "d")]
+    assert [str(job.id) for job in orchestrator.client.each_job()] == ids[::-1]
+    assert [job.name for job in orchestrator.client.jobs(sort="-name").items] == ["d", "c", "b", "a"]
+    with pytest.raises(InvalidInput, match="sort"):
+        orchestrator.client.jobs(sort="colour")
+    with pytest.raises(InvalidInput, match="cursor"):
+        orchestrator.client.jobs(cursor="none")

@@ -18,9 +18,9 @@ SELECT jobs.*, (SELECT json_group_array(tag) FROM (SELECT tag FROM job_tags WHER
 FROM jobs WHERE id = :id
 
 -- name: jobs
--- The filter clause is put together by the store from the fixed clauses below it.
+-- Clause and order are put together by the store from fixed texts. The page is found in an index, then its rows are read.
 SELECT jobs.*, (SELECT json_group_array(tag) FROM (SELECT tag FROM job_tags WHERE job_id = jobs.id ORDER BY place)) AS tags
-FROM jobs WHERE {where} ORDER BY created_at DESC, id DESC LIMIT :limit OFFSET :offset
+FROM jobs WHERE id IN (SELECT id FROM jobs WHERE {where} ORDER BY {order} LIMIT :limit OFFSET :offset) ORDER BY {order}
 
 -- name: count_jobs
 SELECT count(*) AS n FROM jobs WHERE {where}

@@ -264,8 +264,8 @@ def test_no_parameter_takes_the_name_of_a_flag_that_every_job_has(job_type: type
 
 def test_ls_passes_its_filters_on(monkeypatch: pytest.MonkeyPatch) -> None:
     words = ["--status", "running", "--type", "train_sae", "--owner", "o", "--tag", "t", "-q", "text"]
-    _, script = run(monkeypatch, ["ls", *words, "--limit", "5", "--offset", "2"], page())
-    expected = "/api/jobs?status=running&type=train_sae&owner=o&tag=t&q=text&limit=5&offset=2"
+    _, script = run(monkeypatch, ["ls", *words, "--limit", "5", "--offset", "2", "--sort=-name"], page())
+    expected = "/api/jobs?status=running&type=train_sae&owner=o&tag=t&q=text&limit=5&offset=2&sort=-name"
     assert script.requests[0].path == expected
 
 

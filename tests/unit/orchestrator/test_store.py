@@ -292,12 +292,3 @@ async def test_a_database_of_a_newer_version_is_left_alone(tmp_path: Path) -> No
     database.close()
     with pytest.raises(StoreError, match="newer"):
         await Store.open(path)
-
-
-async def test_every_filtered_list_uses_an_index(store: Store, tmp_path: Path) -> None:
-    database = sqlite3.connect(tmp_path / "saeforge.db")
-    for wanted in (JobFilter(status=("queued",)), JobFilter(type="t"), JobFilter(owner="o"), JobFilter(model="m")):
-        where, values = wanted.where()
-        plan = database.execute(f"EXPLAIN QUERY PLAN SELECT * FROM jobs WHERE {where}", values).fetchall()
-        assert any("USING INDEX" in row[3] for row in plan), plan
-    database.close()
