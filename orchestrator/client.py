@@ -8,7 +8,7 @@ import time
 from collections.abc import AsyncGenerator, Collection, Generator, Iterator, Mapping, Sequence
 from datetime import datetime
 from pathlib import Path, PurePosixPath
-from typing import IO, Any, Self, TypeVar
+from typing import IO, Any, Literal, Self, TypeVar
 from urllib.parse import quote
 from uuid import UUID, uuid4
 
@@ -41,6 +41,11 @@ from orchestrator.views import (
     MetricSeries,
     NewKeyView,
     PrincipalView,
+    SweepActed,
+    SweepPage,
+    SweepResults,
+    SweepSubmission,
+    SweepView,
     SystemStatus,
     TicketRequest,
     TicketView,
@@ -235,6 +240,7 @@ class Client:
         type: str | None = None,
         owner: str | None = None,
         tag: str | None = None,
+        sweep: JobId | None = None,
         q: str | None = None,
         model: str | None = None,
         dataset: str | None = None,
@@ -253,6 +259,7 @@ class Client:
             "type": type,
             "owner": owner,
             "tag": tag,
+            "sweep": sweep and str(sweep),
             "q": q,
             "model": model,
             "dataset": dataset,
@@ -301,12 +308,19 @@ class Client:
         """Have it write a checkpoint and go on."""
         return self._act(job_id, "checkpoint")
 
-    def restart(self, job_id: JobId, *, fresh: bool = False) -> JobDetail:
+    def restart(self, job_id: JobId, *, fresh: bool = False, checkpoint: str | None = None) -> JobDetail:
         """Queue a new job with the same parameters; it goes on from the ended one's newest checkpoint, if any.
 
-        A completed job's, and with ``fresh`` any other's, starts over from the beginning.
+        A completed job's, and with ``fresh`` any other's, starts over from the beginning, unless a ``checkpoint`` is
+        named.
         """
-        return self._parse(JobDetail, self._transport.call("POST", _of(job_id, "restart"), body={"fresh": fresh}))
+        body = {"fresh": fresh, "checkpoint": checkpoint}
+        return self._parse(JobDetail, self._transport.call("POST", _of(job_id, "restart"), body=body))
+
+    def delete_checkpoint(self, job_id: JobId, name: str, *, attempt: int | None = None) -> None:
+        """Delete a checkpoint that nothing continues from."""
+        path = _of(job_id, f"checkpoints/{quote(name, safe='')}")
+        self._transport.call("DELETE", path, query={"attempt": attempt}, repeatable=True)
 
     def update(self, job_id: JobId, **changes: Any) -> JobDetail:
         """Change a job; what is left out stays as it is.
@@ -333,6 +347,42 @@ class Client:
         return self._parse(
             JobDetail, self._transport.call("POST", _of(job_id, "clone"), body=body, headers=key, repeatable=True)
         )
+
+    # Sweeps
+
+    def sweep(self, type: str, params: Mapping[str, Any], **space: Any) -> SweepView:
+        """Queue one job for every point of a sweep, all of them or none.
+
+        Args:
+            params: what all jobs have in common.
+            space: the other fields of ``SweepSubmission``: grid, random, samples, repeat, seed, max_running, name,
+                owner, priority, tags, resources, retry.
+        """
+        body = _checked(SweepSubmission, {"type": type, "params": dict(params), **space})
+        return self._parse(SweepView, self._transport.call("POST", "/api/sweeps", body=body))
+
+    def sweeps(self, *, limit: int = 50, offset: int = 0) -> SweepPage:
+        """Sweeps, newest first."""
+        return self._get(SweepPage, "/api/sweeps", {"limit": limit, "offset": offset})
+
+    def sweep_of(self, sweep_id: JobId) -> SweepView:
+        """One sweep, with how its jobs stand."""
+        return self._get(SweepView, _of_sweep(sweep_id))
+
+    def sweep_results(
+        self, sweep_id: JobId, *, metric: str | None = None, best: Literal["lowest", "highest"] = "lowest"
+    ) -> SweepResults:
+        """What each job was given and what came of it; the best first when a metric is named."""
+        return self._get(SweepResults, _of_sweep(sweep_id, "results"), {"metric": metric, "best": best})
+
+    def limit_sweep(self, sweep_id: JobId, max_running: int | None) -> SweepView:
+        """Let at most so many of its jobs run at once; as many as there is room for when None."""
+        body = {"max_running": max_running}
+        return self._parse(SweepView, self._transport.call("PATCH", _of_sweep(sweep_id), body=body, repeatable=True))
+
+    def act_on_sweep(self, sweep_id: JobId, action: Literal["cancel", "pause", "resume", "stop"]) -> SweepActed:
+        """Do the same to all of its jobs that allow it."""
+        return self._parse(SweepActed, self._transport.call("POST", _of_sweep(sweep_id, action)))
 
     def set_learning_rate(self, job_id: JobId, lr: float) -> JobDetail:
         """Replace the peak learning rate of a running job."""
@@ -489,6 +539,10 @@ def _uuid(job_id: JobId) -> UUID:
 
 def _of(job_id: JobId, rest: str = "") -> str:
     return f"/api/jobs/{_uuid(job_id)}" + (f"/{rest}" if rest else "")
+
+
+def _of_sweep(sweep_id: JobId, rest: str = "") -> str:
+    return f"/api/sweeps/{_uuid(sweep_id)}" + (f"/{rest}" if rest else "")
 
 
 def _not_understood(url: str, what: str, error: ValidationError) -> UnexpectedAnswer:

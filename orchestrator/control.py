@@ -3,23 +3,27 @@
 import asyncio
 import shutil
 import time
-from collections.abc import Awaitable, Callable
-from dataclasses import replace
+from collections.abc import Awaitable, Callable, Sequence
+from contextlib import suppress
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import Literal
 from uuid import UUID, uuid4
 
 from orchestrator import faults
 from orchestrator.broker import Broker
-from orchestrator.domain import ACTIVE, TERMINAL, Intent, Job, JobStatus
-from orchestrator.errors import StaleTransition, StateConflict
+from orchestrator.domain import ACTIVE, TERMINAL, Checkpoint, Intent, Job, JobStatus, Sweep
+from orchestrator.errors import NotFound, StaleTransition, StateConflict
 from orchestrator.scheduler import Scheduler
 from orchestrator.settings import Settings
-from orchestrator.store import Store
+from orchestrator.store import JobFilter, Store
 from orchestrator.supervisor import newest_checkpoint
+from orchestrator.sweeps import MOST_JOBS
 from orchestrator.views import JobChanges
 from worker_image.contract.commands import CheckpointNow, Command, Pause, SetLearningRate, Stop
 from worker_image.contract.jobs import JOB_TYPES
+from worker_image.contract.rundir import RunDir
 
 
 def available_actions(job: Job) -> list[str]:
@@ -38,6 +42,15 @@ def available_actions(job: Job) -> list[str]:
             return ["cancel"] if job.intent != "cancel" else []
         case _:
             return ["restart", "purge"]
+
+
+@dataclass(frozen=True, slots=True)
+class CheckpointRef:
+    """Which checkpoint of a job is meant."""
+
+    name: str
+    attempt: int | None = None
+    """The newest that has it when empty."""
 
 
 class Control:
@@ -139,16 +152,19 @@ class Control:
         """Replace the peak learning rate of a running job."""
         return await self._tell(job_id, SetLearningRate(id=uuid4(), ts=time.time(), lr=lr))
 
-    async def restart(self, job_id: UUID, *, fresh: bool) -> Job:
+    async def restart(self, job_id: UUID, *, fresh: bool, checkpoint: CheckpointRef | None = None) -> Job:
         """A new job with the same parameters: an ended one never changes.
 
-        Unless ``fresh``, it continues from the newest checkpoint of a job that did not complete.
+        Unless ``fresh``, it continues from the ``checkpoint``, or else from the newest one of a job that did not
+        complete.
         """
         old = await self._store.job(job_id)
         if old.status not in TERMINAL:
             raise _conflict(old, "restart", "it has not ended; stop or cancel it first, or resume it if it is paused")
         resume_from = None
-        if not fresh and old.status is not JobStatus.COMPLETED and JOB_TYPES[old.type].resumable:
+        if checkpoint is not None:
+            resume_from = str((await self._checkpoint(job_id, checkpoint))[1])
+        elif not fresh and old.status is not JobStatus.COMPLETED and JOB_TYPES[old.type].resumable:
             resume_from = await self._newest_checkpoint(job_id)
         faults.reach("restart_begun")
         job = Job(
@@ -167,6 +183,40 @@ class Control:
             resume_from=resume_from,
         )
         return await self.submit(job)
+
+    async def delete_checkpoint(self, job_id: UUID, checkpoint: CheckpointRef) -> None:
+        """Delete a checkpoint that nothing needs any more.
+
+        Raises:
+            StateConflict: the job runs, or something will continue from it.
+        """
+        job = await self._store.job(job_id)
+        found, path = await self._checkpoint(job_id, checkpoint)
+        if job.status in ACTIVE:
+            raise StateConflict(
+                f"the job is {job.status}, and its worker looks after its checkpoints",
+                suggestion="pause or stop it first, or lower keep_checkpoints",
+            )
+        if job.status not in TERMINAL and await newest_checkpoint(self._store, self._settings.home, job_id) == path:
+            raise StateConflict(f"the job continues from {path.name}", suggestion="stop it first")
+        if (heir := await self._store.continuing_from(str(path))) is not None:
+            raise StateConflict(f"job {heir} continues from {path.name}", suggestion="wait until that one has ended")
+        await asyncio.to_thread(_delete, path)
+        await self._store.forget_checkpoint(found)
+        self._broker.ring()
+
+    async def _checkpoint(self, job_id: UUID, wanted: CheckpointRef) -> tuple[Checkpoint, Path]:
+        """A checkpoint and where it lies. Raises: NotFound."""
+        for found in await self._store.checkpoints(job_id):
+            if found.name == wanted.name and wanted.attempt in (None, found.attempt):
+                path = RunDir.of(self._settings.home, job_id, found.attempt).checkpoint(found.name)
+                if path is not None:
+                    return found, path
+        raise NotFound(
+            f"job {job_id} has no checkpoint {wanted.name!r}",
+            field="checkpoint",
+            suggestion="GET .../checkpoints lists those there are",
+        )
 
     async def update(self, job_id: UUID, changes: JobChanges) -> Job:
         """Change what is said of a job, and what its next attempt asks for.
@@ -188,6 +238,35 @@ class Control:
             return await self._store.update(job, replace(job, **values))
 
         return await self._changing(job_id, change)
+
+    async def submit_sweep(self, sweep: Sweep, jobs: Sequence[Job]) -> Sweep:
+        """Keep a sweep with all of its jobs, or nothing of it."""
+        await self._store.sweeps.submit(sweep, jobs)
+        self._scheduler.wake()
+        self._broker.ring()
+        return sweep
+
+    async def limit_sweep(self, sweep_id: UUID, most: int | None) -> Sweep:
+        """Let at most so many of its jobs run at once; those that run go on."""
+        await self._store.sweeps.set_max_running(sweep_id, most)
+        self._scheduler.wake()
+        return await self._store.sweeps.get(sweep_id)
+
+    async def act_on_sweep(
+        self, sweep_id: UUID, action: Literal["cancel", "pause", "resume", "stop"]
+    ) -> tuple[int, int]:
+        """Do the same to every job of a sweep; how many it was done to, and how many do not allow it."""
+        await self._store.sweeps.get(sweep_id)
+        jobs, _ = await self._store.jobs(JobFilter(sweep=sweep_id), limit=MOST_JOBS)
+        act = {"cancel": self.cancel, "pause": self.pause, "resume": self.resume, "stop": self.stop}[action]
+        done = 0
+        # The last first: a job that is cancelled must not make room for one that is about to be.
+        for job in jobs:
+            if action in available_actions(job):
+                with suppress(StateConflict):
+                    await act(job.id)
+                    done += 1
+        return done, len(jobs) - done
 
     async def purge(self, job_id: UUID) -> None:
         """Delete an ended job with its log, checkpoints and artifacts."""

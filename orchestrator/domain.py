@@ -210,6 +210,7 @@ WaitReason = Literal[
     "memory_busy",
     "behind_others",
     "quota",
+    "concurrency",
     "backoff",
     "preempting",
     "gpu_unknown",
@@ -387,6 +388,8 @@ class Job:
     """The ended job this one repeats or continues."""
     resume_from: str | None = None
     """Checkpoint directory the next attempt continues from."""
+    sweep: UUID | None = None
+    """The sweep it belongs to."""
     attempts: int = 0
     """How many attempts were begun."""
     retry: RetryPolicy = field(default_factory=RetryPolicy)
@@ -406,3 +409,18 @@ class Job:
     @property
     def type(self) -> str:
         return self.params.type
+
+
+@dataclass(frozen=True, slots=True)
+class Sweep:
+    """Many jobs of one type from one request, which differ in some parameters."""
+
+    id: UUID
+    name: str
+    type: str
+    owner: str
+    varied: tuple[str, ...]
+    """The parameters that differ between them."""
+    created_at: datetime
+    max_running: int | None = None
+    """Most of them that run at once; as many as there is room for when empty."""

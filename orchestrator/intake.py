@@ -3,19 +3,23 @@
 import asyncio
 import difflib
 import re
-from datetime import UTC, datetime
+from dataclasses import replace
+from datetime import UTC, datetime, timedelta
 from typing import Any
 from uuid import uuid4
 
 from pydantic import ValidationError
 
 from orchestrator.access import DEFAULT_OWNER
-from orchestrator.domain import Job, JobStatus, Params
+from orchestrator.domain import Job, JobStatus, Params, Sweep
 from orchestrator.errors import InvalidInput
 from orchestrator.inventory import Inventory, ModelShape, model_shape
-from orchestrator.views import CloneRequest, JobSubmission
+from orchestrator.sweeps import points
+from orchestrator.views import CloneRequest, JobSubmission, SweepSubmission
 from worker_image.contract.jobs import JOB_TYPES, TrainSaeParams, job_params
 
+ARRAY_INDEX = "SAEFORGE_ARRAY_INDEX"
+"""Environment variable that tells the containers of a sweep apart."""
 _NAMED_FIELD = re.compile(r"^(?:Value error, )?(\w+): ")
 _LAYER = re.compile(r"^layers\.(\d+)$")
 
@@ -26,8 +30,50 @@ async def admit(submission: JobSubmission, inventory: Inventory) -> Job:
     Raises:
         InvalidInput: naming the field at fault and what to do.
     """
-    params = parse_params(submission.type, submission.params)
-    inputs = await asyncio.to_thread(_resolve, params, inventory)
+    return await asyncio.to_thread(_admitted, submission, submission.params, inventory)
+
+
+async def admit_sweep(submission: SweepSubmission, inventory: Inventory) -> tuple[Sweep, list[Job]]:
+    """Make the jobs of a sweep, all of them or none.
+
+    Raises:
+        InvalidInput: naming the field at fault and what to do.
+    """
+    type_name = job_type_name(submission.type)
+    fields = JOB_TYPES[type_name].model_fields
+    if unknown := [name for name in submission.varied if name not in fields]:
+        raise InvalidInput(f"{unknown[0]}: {type_name} has no such parameter", field=unknown[0])
+    each = points(submission, submission.params, seeded="seed" in fields)
+    sweep = Sweep(
+        id=uuid4(),
+        name=submission.name or f"{type_name.replace('_', '-')}-sweep",
+        type=type_name,
+        owner=submission.owner or DEFAULT_OWNER,
+        varied=submission.varied or (("seed",) if "seed" in fields and submission.repeat > 1 else ()),
+        created_at=datetime.now(UTC),
+        max_running=submission.max_running,
+    )
+    return sweep, await asyncio.to_thread(_admitted_all, submission, sweep, each, inventory)
+
+
+def _admitted_all(
+    submission: SweepSubmission, sweep: Sweep, each: list[dict[str, Any]], inventory: Inventory
+) -> list[Job]:
+    digits = len(str(len(each) - 1))
+    jobs: list[Job] = []
+    for index, params in enumerate(each):
+        if "env" in JOB_TYPES[sweep.type].model_fields:
+            params = params | {"env": {**params.get("env", {}), ARRAY_INDEX: str(index)}}
+        job = _admitted(submission, params, inventory)
+        # Jobs start in the order of their making, which a clock need not tell apart.
+        made = sweep.created_at + timedelta(microseconds=index)
+        jobs.append(replace(job, name=f"{sweep.name}-{index:0{digits}d}", sweep=sweep.id, created_at=made))
+    return jobs
+
+
+def _admitted(submission: JobSubmission, given: dict[str, Any], inventory: Inventory) -> Job:
+    params = parse_params(submission.type, given)
+    inputs = _resolve(params, inventory)
     job_id = uuid4()
     return Job(
         id=job_id,

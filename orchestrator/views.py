@@ -8,6 +8,7 @@ from pydantic import AwareDatetime, BaseModel, ConfigDict, Field
 
 from orchestrator.access import Role
 from orchestrator.domain import Attempt, EndReason, Job, JobStatus, Resources, RetryPolicy
+from orchestrator.sweeps import SweepSpace
 
 
 class _View(BaseModel):
@@ -53,6 +54,67 @@ class JobSubmission(TypedSubmission):
 
     type: str
     """Job type, e.g. "train_sae"."""
+
+
+class SweepSubmission(JobSubmission, SweepSpace):
+    """Body of ``POST /api/sweeps``: a job's submission, and which of its parameters are varied."""
+
+    max_running: int | None = Field(default=None, ge=1)
+    """Most of its jobs that run at once; as many as there is room for when empty."""
+
+
+class SweepChanges(BaseModel):
+    """Body of ``PATCH /api/sweeps/{id}``."""
+
+    model_config = ConfigDict(extra="forbid", use_attribute_docstrings=True)
+
+    max_running: int | None = Field(ge=1)
+    """Most of its jobs that run at once; null for as many as there is room for."""
+
+
+class SweepView(_View):
+    """A sweep, with how its jobs stand."""
+
+    id: UUID
+    name: str
+    type: str
+    owner: str
+    varied: list[str]
+    """The parameters that differ between its jobs."""
+    max_running: int | None
+    created_at: datetime
+    jobs: dict[JobStatus, int]
+    """How many of its jobs are in each status."""
+
+
+class SweepPage(_View):
+    items: list[SweepView]
+
+
+class SweepPoint(_View):
+    """One job of a sweep, with what it was given and what came of it."""
+
+    job_id: UUID
+    name: str
+    status: JobStatus
+    params: dict[str, Any]
+    """The varied ones."""
+    values: dict[str, float]
+    """Its results, or its newest metrics while it has none."""
+
+
+class SweepResults(_View):
+    items: list[SweepPoint]
+    """In the order of their making; by the metric, best first, when one is named."""
+
+
+class SweepActed(_View):
+    """What became of an action on all jobs of a sweep."""
+
+    done: int
+    """Jobs it was asked of."""
+    left: int
+    """Jobs whose status does not allow it."""
 
 
 class JobChanges(BaseModel):
@@ -156,6 +218,8 @@ class JobView(_View):
     """Newest metrics with their step."""
     results: dict[str, float] | None
     restarted_from: UUID | None
+    sweep: UUID | None = None
+    """The sweep it belongs to."""
     attempts: int
     log_path: str | None
     """The newest attempt's log file on the orchestrator's machine."""
@@ -316,6 +380,15 @@ class Inventory(_View):
     saes: list[ArtifactView]
 
 
+class TrainingDetail(JobDetail):
+    """A training, with what it is about."""
+
+    model: ModelView | None
+    """Empty when it is on no disk here: a hub id, or gone since."""
+    dataset: ModelView | None
+    """Empty when it is gone."""
+
+
 class TicketRequest(BaseModel):
     model_config = ConfigDict(extra="forbid")
 
@@ -432,6 +505,7 @@ def job_view_fields(job: Job, log_path: str | None, result_path: str | None) -> 
         "metrics": job.metrics,
         "results": job.results,
         "restarted_from": job.restarted_from,
+        "sweep": job.sweep,
         "attempts": job.attempts,
         "log_path": log_path,
         "result_path": result_path,

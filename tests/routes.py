@@ -23,7 +23,14 @@ class Entry:
     @property
     def example(self) -> str:
         """An address it answers."""
-        names = {"{id}": ANY_JOB, "{path}": "x", "{type}": "train_sae", "{name}": "NAME"}
+        names = {
+            "{id}": ANY_JOB,
+            "{path}": "x",
+            "{type}": "train_sae",
+            "{name}": "NAME",
+            "{sweep}": ANY_JOB,
+            "{action}": "cancel",
+        }
         path = self.path
         for name, value in names.items():
             path = path.replace(name, value)

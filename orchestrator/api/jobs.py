@@ -17,7 +17,7 @@ from orchestrator.access import Principal, Role
 from orchestrator.api.auth import needs
 from orchestrator.api.state import Orchestrator, State, Who
 from orchestrator.confined import open_beneath
-from orchestrator.control import available_actions
+from orchestrator.control import CheckpointRef, available_actions
 from orchestrator.domain import Artifact, Job, JobStatus
 from orchestrator.errors import NotFound
 from orchestrator.intake import admit, cloned, job_type_name
@@ -141,6 +141,7 @@ async def jobs(
     type: str | None = None,
     owner: str | None = None,
     tag: str | None = None,
+    sweep: UUID | None = None,
     model: str | None = None,
     dataset: str | None = None,
     q: Annotated[str | None, Query(description="Part of a name, or the beginning of an id.")] = None,
@@ -157,6 +158,7 @@ async def jobs(
         type=type.replace("-", "_") if type else None,
         owner=owner,
         tag=tag,
+        sweep=sweep,
         model=model,
         dataset=dataset,
         q=q,
@@ -244,9 +246,16 @@ async def restart(
     orchestrator: Orchestrator,
     job_id: JobId,
     fresh: Annotated[bool, Body(embed=True, description="Start over instead of continuing.")] = False,
+    checkpoint: Annotated[
+        str | None, Body(embed=True, description="The checkpoint to continue from; the newest when empty.")
+    ] = None,
+    attempt: Annotated[
+        int | None, Body(embed=True, ge=1, description="Whose checkpoint; the newest that has it when empty.")
+    ] = None,
 ) -> JobDetail:
-    """Queue a new job with the same parameters; it continues from the old one's newest checkpoint."""
-    return await _detail(orchestrator, await orchestrator.control.restart(job_id, fresh=fresh))
+    """Queue a new job with the same parameters; it continues from one of the old one's checkpoints."""
+    chosen = CheckpointRef(checkpoint, attempt) if checkpoint is not None else None
+    return await _detail(orchestrator, await orchestrator.control.restart(job_id, fresh=fresh, checkpoint=chosen))
 
 
 @router.delete("/jobs/{id}/permanent", status_code=204)
@@ -312,6 +321,19 @@ async def checkpoints(orchestrator: Orchestrator, job_id: JobId) -> list[Checkpo
         )
         for item in await orchestrator.store.checkpoints(job_id)
     ]
+
+
+@router.delete("/jobs/{id}/checkpoints/{name}", status_code=204)
+@needs(Role.WRITE)
+async def delete_checkpoint(
+    orchestrator: Orchestrator,
+    job_id: JobId,
+    name: str,
+    attempt: Annotated[int | None, Query(ge=1, le=MAX_STEP, description="The newest that has it when empty.")] = None,
+) -> Response:
+    """Delete a checkpoint that nothing continues from."""
+    await orchestrator.control.delete_checkpoint(job_id, CheckpointRef(name, attempt))
+    return Response(status_code=204)
 
 
 @router.get("/jobs/{id}/artifacts")

@@ -94,13 +94,13 @@ async def models(orchestrator: Orchestrator, who: Who) -> Inventory:
     found = await asyncio.to_thread(orchestrator.inventory.models)
     datasets = await asyncio.to_thread(orchestrator.inventory.datasets)
     return Inventory(
-        models=[_entry(item) for item in found],
-        datasets=[_entry(item) for item in datasets],
+        models=[entry_view(item) for item in found],
+        datasets=[entry_view(item) for item in datasets],
         saes=[artifact_view(item) for item in await orchestrator.store.saes(who)],
     )
 
 
-def _entry(entry: Entry) -> ModelView:
+def entry_view(entry: Entry) -> ModelView:
     return ModelView(
         name=entry.name,
         path=str(entry.path),

@@ -66,10 +66,14 @@ def set_lr(
 def restart(
     job: JobRef,
     fresh: Annotated[bool, typer.Option("--fresh", help="Start over instead of continuing.")] = False,
+    checkpoint: Annotated[
+        str | None, typer.Option(metavar="NAME", help="The checkpoint to continue from; the newest when left out.")
+    ] = None,
     json: Json = False,
 ) -> None:
     with Client() as client:
-        _tell(client.restart(find_job(client, job), fresh=fresh), "is queued as a new job", json=json)
+        after = client.restart(find_job(client, job), fresh=fresh, checkpoint=checkpoint)
+        _tell(after, "is queued as a new job", json=json)
 
 
 Tags = Annotated[list[str] | None, typer.Option("--tag", help="May be given several times; replaces all tags.")]

@@ -77,7 +77,7 @@ def parameters(job_type: type[JobType], given: dict[str, Any]) -> dict[str, Any]
     Raises:
         InvalidInput: the file or a pair cannot be read.
     """
-    merged: dict[str, Any] = _from_file(given["params"]) if given["params"] else {}
+    merged: dict[str, Any] = params_from_file(given["params"]) if given["params"] else {}
     merged |= dict(pair(text) for text in given["param"] or [])
     for name, schema in _properties(job_type):
         value = given[name]
@@ -186,7 +186,8 @@ def _flag(name: str, annotation: Any, default: object = None) -> inspect.Paramet
     return inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=default, annotation=annotation)
 
 
-def _from_file(path: Path) -> dict[str, Any]:
+def params_from_file(path: Path) -> dict[str, Any]:
+    """Parameters from a JSON or YAML file. Raises: InvalidInput."""
     try:
         text = path.read_text()
     except (OSError, UnicodeDecodeError) as error:

@@ -16,6 +16,7 @@ class JobFilter:
     type: str | None = None
     owner: str | None = None
     tag: str | None = None
+    sweep: UUID | None = None
     model: str | None = None
     dataset: str | None = None
     q: str | None = None
@@ -37,6 +38,7 @@ class JobFilter:
             ("owner", self.owner),
             ("model", self.model),
             ("dataset", self.dataset),
+            ("sweep", str(self.sweep) if self.sweep else None),
         ):
             if value is not None:
                 clauses.append(f"{column} = :{column}")

@@ -77,6 +77,7 @@ def job(row: sqlite3.Row) -> Job:
         failure=_failure(row["failure"]),
         restarted_from=UUID(row["restarted_from"]) if row["restarted_from"] else None,
         resume_from=row["resume_from"],
+        sweep=UUID(row["sweep"]) if row["sweep"] else None,
         attempts=row["attempts"],
         retry=_retry(row["retry"]),
         retries=row["retries"],
@@ -103,6 +104,7 @@ def job_values(job: Job) -> dict[str, object]:
         "created_at": job.created_at.timestamp(),
         "restarted_from": str(job.restarted_from) if job.restarted_from else None,
         "resume_from": job.resume_from,
+        "sweep": str(job.sweep) if job.sweep else None,
     }
 
 

@@ -15,7 +15,7 @@ from uuid import UUID
 from pydantic_core import to_jsonable_python
 
 from orchestrator import faults
-from orchestrator.access import MACHINE, Principal, actor
+from orchestrator.access import MACHINE, Principal
 from orchestrator.domain import (
     TERMINAL,
     TRANSITIONS,
@@ -31,10 +31,12 @@ from orchestrator.errors import IdempotencyConflict, NotFound, StaleTransition, 
 from orchestrator.store import rows
 from orchestrator.store.database import Database, Session
 from orchestrator.store.ingest import ingest
+from orchestrator.store.jobs import NewJob, own_event, tag_values
 from orchestrator.store.keys import Keys
 from orchestrator.store.paging import NEWEST_FIRST, Cursor, Sort, beyond, order
 from orchestrator.store.records import Ended, JobFilter, StoredCommand, StoredEvent
 from orchestrator.store.recovery import Recovery
+from orchestrator.store.sweeps import Sweeps
 from orchestrator.store.waiting import WaitingJobs
 from worker_image.contract.commands import Command
 from worker_image.contract.events import (
@@ -53,6 +55,7 @@ class Store:
         self.keys = Keys(database)
         self.recovery = Recovery(database)
         self._waiting = WaitingJobs()
+        self.sweeps = Sweeps(database)
 
     @classmethod
     async def open(cls, path: Path) -> "Store":
@@ -75,21 +78,16 @@ class Store:
             IdempotencyConflict: the key came with a different request before.
         """
         request: dict[str, object] = {"key": idempotency_key, "digest": request_digest, "job_id": str(job.id)}
-        new = rows.job_values(job)
-        tags = _tag_values(job)
-        created = _own_event(job.id, "job_created", {"type": job.type, "name": job.name, "status": job.status})
+        new = NewJob(job)
 
         def keep(session: Session) -> Job:
             if idempotency_key is not None:
                 known = _known(session.one("submission", key=idempotency_key), request_digest)
                 if known is not None:
                     return _found(session.one("job", id=known), known)
-            session.run("insert_job", **new)
-            if tags:
-                session.run_each("insert_tag", tags)
+            new.write(session)
             if idempotency_key is not None:
                 session.run("insert_submission", **request)
-            session.run("insert_event", **created)
             faults.reach("submit_written")
             return job
 
@@ -211,7 +209,7 @@ class Store:
                 raise StaleTransition
             if "tags" in said:
                 await self._db.run("delete_tags", job_id=str(job.id))
-                for values in _tag_values(changed):
+                for values in tag_values(changed):
                     await self._db.run("insert_tag", **values)
             await self._record(job.id, "job_updated", to_jsonable_python(said))
             return await self._job(job.id)
@@ -433,6 +431,23 @@ class Store:
         """Newest attempt first, then highest step first."""
         return [rows.checkpoint(row) for row in await self._db.all("checkpoints", job_id=str(job_id))]
 
+    async def continuing_from(self, checkpoint: str) -> UUID | None:
+        """A job that has not ended and whose next or present attempt continues from this checkpoint directory."""
+        row = await self._db.one("continuing_from", path=checkpoint)
+        return None if row is None else UUID(row["id"])
+
+    async def forget_checkpoint(self, checkpoint: Checkpoint) -> None:
+        """Its directory is gone."""
+        async with self._db.transaction():
+            await self._db.run(
+                "delete_checkpoint",
+                job_id=str(checkpoint.job_id),
+                attempt=checkpoint.attempt,
+                name=checkpoint.name,
+            )
+            said = {"name": checkpoint.name, "attempt": checkpoint.attempt}
+            await self._record(checkpoint.job_id, "checkpoint_deleted", said)
+
     async def artifacts(self, job_id: UUID) -> list[Artifact]:
         """Newest attempt first, then by path."""
         return [rows.artifact(row) for row in await self._db.all("artifacts", job_id=str(job_id))]
@@ -521,7 +536,7 @@ class Store:
         await self._record(job_id, "status_changed", {"from": expected, "to": to, "reason": reason})
 
     async def _record(self, job_id: UUID, type: str, data: Mapping[str, object]) -> None:
-        await self._db.run("insert_event", **_own_event(job_id, type, data))
+        await self._db.run("insert_event", **own_event(job_id, type, data))
 
     async def _job(self, job_id: UUID) -> Job:
         return _found(await self._db.one("job", id=str(job_id)), job_id)
@@ -548,22 +563,3 @@ def _found(row: sqlite3.Row | None, job_id: UUID | str) -> Job:
     if row is None:
         raise NotFound(f"there is no job {job_id}", field="id", suggestion="GET /api/jobs lists the jobs there are")
     return rows.job(row)
-
-
-def _tag_values(job: Job) -> list[dict[str, object]]:
-    return [{"job_id": str(job.id), "tag": tag, "place": place} for place, tag in enumerate(job.tags)]
-
-
-def _own_event(job_id: UUID, type: str, data: Mapping[str, object]) -> dict[str, object]:
-    """The values of an event that is the orchestrator's own, now, with the principal who asked for it, if one did."""
-    by = actor()
-    if by is not None:
-        data = {**data, "by": by}
-    return {
-        "job_id": str(job_id),
-        "attempt": None,
-        "seq": None,
-        "ts": time.time(),
-        "type": type,
-        "data": json.dumps(data),
-    }

@@ -6,7 +6,7 @@ from uuid import UUID, uuid4
 import pytest
 
 from orchestrator.domain import Resources, RetryPolicy
-from orchestrator.errors import InvalidInput, StateConflict
+from orchestrator.errors import InvalidInput, NotFound, StateConflict
 from orchestrator.executors.base import LaunchSpec
 from orchestrator.executors.fake import FakeEngine, FakeRun
 from tests.integration.conftest import Orchestrator
@@ -92,6 +92,53 @@ def test_a_retried_job_that_completes_keeps_no_failure(orchestrator: Orchestrato
     assert orchestrator.client.job(job_id).failure is None
 
 
+def failed_with_checkpoints(orchestrator: Orchestrator, *steps: int) -> str:
+    job_id = orchestrator.train()
+    orchestrator.reaches(job_id, "running")
+    folder = RunDir(orchestrator.run_of(job_id).spec.run_dir).checkpoints
+    for seq, step in enumerate(steps, start=1):
+        (folder / f"step_{step}").mkdir()
+        orchestrator.report(job_id, saved(step, seq))
+    orchestrator.exit(job_id, 1)
+    orchestrator.reaches(job_id, "failed")
+    return job_id
+
+
+def test_a_job_is_restarted_from_the_checkpoint_that_is_named(orchestrator: Orchestrator) -> None:
+    job_id = failed_with_checkpoints(orchestrator, 5, 7)
+    again = orchestrator.client.restart(job_id, checkpoint="step_5")
+    spec = RunDir(orchestrator.run_of(str(again.id)).spec.run_dir).spec()
+    assert spec.resume_from is not None
+    assert spec.resume_from.endswith("step_5")
+    with pytest.raises(NotFound, match="step_6"):
+        orchestrator.client.restart(job_id, checkpoint="step_6")
+
+
+def test_a_checkpoint_that_nothing_needs_is_deleted(orchestrator: Orchestrator) -> None:
+    job_id = failed_with_checkpoints(orchestrator, 5, 7)
+    path = Path(orchestrator.client.checkpoints(job_id)[-1].path)
+    orchestrator.client.delete_checkpoint(job_id, "step_5")
+    assert not path.exists()
+    assert [item.name for item in orchestrator.client.checkpoints(job_id)] == ["step_7"]
+
+
+def test_a_checkpoint_that_a_job_continues_from_stays(orchestrator: Orchestrator) -> None:
+    job_id = failed_with_checkpoints(orchestrator, 5)
+    again = str(orchestrator.client.restart(job_id).id)
+    orchestrator.reaches(again, "running")
+    with pytest.raises(StateConflict, match=again):
+        orchestrator.client.delete_checkpoint(job_id, "step_5")
+
+
+def test_a_running_job_looks_after_its_checkpoints_itself(orchestrator: Orchestrator) -> None:
+    job_id = orchestrator.train()
+    orchestrator.reaches(job_id, "running")
+    checkpointed(orchestrator, job_id, 5)
+    until(lambda: orchestrator.client.checkpoints(job_id), "the checkpoint is known")
+    with pytest.raises(StateConflict, match="its worker looks after"):
+        orchestrator.client.delete_checkpoint(job_id, "step_5")
+
+
 def test_a_job_makes_room_and_waits_for_its_turn_again(orchestrator: Orchestrator) -> None:
     job_id = orchestrator.train()
     orchestrator.reaches(job_id, "running")
@@ -158,6 +205,7 @@ def test_a_job_is_renamed_tagged_and_moved_up(orchestrator: Orchestrator) -> Non
         "name": "better",
         "tags": ["new", "newer"],
         "priority": 5,
+        "by": "machine",
     }
 
 

@@ -1,8 +1,8 @@
 -- What the store runs about jobs, by name.
 
 -- name: insert_job
-INSERT INTO jobs (id, type, name, owner, priority, params, inputs, resources, retry, status, created_at, restarted_from, resume_from)
-VALUES (:id, :type, :name, :owner, :priority, :params, :inputs, :resources, :retry, 'queued', :created_at, :restarted_from, :resume_from)
+INSERT INTO jobs (id, type, name, owner, priority, params, inputs, resources, retry, status, created_at, restarted_from, resume_from, sweep)
+VALUES (:id, :type, :name, :owner, :priority, :params, :inputs, :resources, :retry, 'queued', :created_at, :restarted_from, :resume_from, :sweep)
 
 -- name: insert_tag
 INSERT OR IGNORE INTO job_tags (job_id, tag, place) VALUES (:job_id, :tag, :place)
@@ -166,6 +166,10 @@ WHERE job_id = :job_id AND attempt = :attempt AND status = 'requested'
 
 -- name: continued_by
 SELECT id FROM jobs WHERE restarted_from = :id AND resume_from IS NOT NULL AND status NOT IN ('completed', 'stopped', 'failed', 'cancelled') LIMIT 1
+
+-- name: continuing_from
+SELECT id FROM jobs WHERE resume_from = :path AND status NOT IN ('completed', 'stopped', 'failed', 'cancelled')
+UNION ALL SELECT job_id FROM attempts WHERE resume_from = :path AND released_at IS NULL LIMIT 1
 
 -- name: purge
 DELETE FROM jobs WHERE id = :id

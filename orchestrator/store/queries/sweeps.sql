@@ -1,0 +1,22 @@
+-- What the store runs about sweeps, by name.
+
+-- name: insert_sweep
+INSERT INTO sweeps (id, name, type, owner, varied, max_running, created_at)
+VALUES (:id, :name, :type, :owner, :varied, :max_running, :created_at)
+
+-- name: sweep
+SELECT * FROM sweeps WHERE id = :id
+
+-- name: sweeps
+SELECT * FROM sweeps ORDER BY created_at DESC, id DESC LIMIT :limit OFFSET :offset
+
+-- name: set_max_running
+UPDATE sweeps SET max_running = :max_running WHERE id = :id
+
+-- name: count_sweep
+SELECT status, count(*) AS n FROM jobs WHERE sweep = :id GROUP BY status
+
+-- name: sweep_caps
+SELECT sweeps.id, sweeps.max_running, count(*) FILTER (WHERE jobs.status IN ('starting', 'running', 'pausing', 'stopping')) AS running
+FROM sweeps JOIN jobs ON jobs.sweep = sweeps.id
+WHERE sweeps.max_running IS NOT NULL GROUP BY sweeps.id HAVING count(*) FILTER (WHERE jobs.status = 'queued') > 0
