@@ -368,7 +368,7 @@ def test_a_restart_starts_over_only_when_told_to(
 ) -> None:
     _, script = run(monkeypatch, ["restart", str(JOB), *words], Answer(201, job_json("queued")))
     assert script.requests[-1].path == f"/api/jobs/{JOB}/restart"
-    assert json.loads(script.requests[-1].body) == {"fresh": fresh}
+    assert json.loads(script.requests[-1].body) == {"fresh": fresh, "checkpoint": None}
 
 
 def test_purge_asks_first(monkeypatch: pytest.MonkeyPatch) -> None:
