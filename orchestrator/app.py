@@ -19,6 +19,7 @@ from orchestrator.api import events, failures, jobs, keys, logs, sweeps, system,
 from orchestrator.api.auth import Gate, api_key, authorise, needs
 from orchestrator.api.body_limit import BodyLimit
 from orchestrator.api.guard import Guard
+from orchestrator.api.observed import REQUEST_ID, Observed
 from orchestrator.api.state import State
 from orchestrator.api.tokens import Tokens
 from orchestrator.broker import Broker
@@ -26,9 +27,13 @@ from orchestrator.control import Control
 from orchestrator.errors import SettingsError
 from orchestrator.executors.base import Executor
 from orchestrator.executors.select import all_executors, select_executor
-from orchestrator.gpus import GpuProbe
+from orchestrator.host import Host
+from orchestrator.instruments import Instruments
 from orchestrator.inventory import Inventory
+from orchestrator.journal import keep_journal
 from orchestrator.keyring import KeyRing
+from orchestrator.monitor import Monitor
+from orchestrator.nvml import GpuProbe
 from orchestrator.rebuild import Rebuilt, rebuild
 from orchestrator.scheduler import Scheduler
 from orchestrator.settings import Settings
@@ -50,10 +55,11 @@ def create_app(settings: Settings, *, executor: Executor | None = None, home_is_
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
         holding = nullcontext() if home_is_held else sole_owner(settings)
         with holding:
-            async with _running(settings, executor) as state:
+            async with _running(settings, executor, instruments) as state:
                 app.state.orchestrator = state
                 yield
 
+    instruments = Instruments()
     # The plain class would have /docs load its scripts from a content network, and show a blank page without one.
     app = FastAPIOffline(
         redoc_url=None,
@@ -82,8 +88,10 @@ def create_app(settings: Settings, *, executor: Executor | None = None, home_is_
         CORSMiddleware,
         allow_origins=settings.origins,
         allow_methods=["GET", "POST", "PUT", "PATCH", "DELETE"],
-        allow_headers=["Authorization", "X-API-Key", "Idempotency-Key", "Content-Type"],
+        allow_headers=["Authorization", "X-API-Key", "Idempotency-Key", "Content-Type", REQUEST_ID],
+        expose_headers=[REQUEST_ID],
     )
+    app.add_middleware(Observed, instruments=instruments)
     return app
 
 
@@ -93,7 +101,7 @@ def _credentials(settings: Settings) -> tuple[str | None, Tokens | None]:
 
 
 @asynccontextmanager
-async def _running(settings: Settings, given: Executor | None) -> AsyncIterator[State]:
+async def _running(settings: Settings, given: Executor | None, instruments: Instruments) -> AsyncIterator[State]:
     for folder in (settings.home, settings.runs, settings.models, settings.datasets):
         folder.mkdir(parents=True, exist_ok=True)
     key, tokens = _credentials(settings)
@@ -103,7 +111,16 @@ async def _running(settings: Settings, given: Executor | None) -> AsyncIterator[
     others = all_executors(settings)
     executor = given or await select_executor(settings, others)
     broker, probe = Broker(), GpuProbe()
-    scheduler = Scheduler(store=store, executor=executor, others=others, broker=broker, settings=settings, probe=probe)
+    scheduler = Scheduler(
+        store=store,
+        executor=executor,
+        others=others,
+        broker=broker,
+        settings=settings,
+        probe=probe,
+        instruments=instruments,
+    )
+    monitor = Monitor(store=store, host=Host(settings.home), probe=probe, occupancy=scheduler.occupancy)
     keyring = await KeyRing.open(store)
     state = State(
         settings=settings,
@@ -113,8 +130,10 @@ async def _running(settings: Settings, given: Executor | None) -> AsyncIterator[
         inventory=Inventory(settings),
         broker=broker,
         gate=Gate(settings, keyring, machine_key=key, tokens=tokens),
-        probe=probe,
+        monitor=monitor,
+        instruments=instruments,
     )
+    watching = asyncio.create_task(monitor.run(), name="monitor")
     reconciling = asyncio.create_task(scheduler.run(), name="scheduler")
     reconciling.add_done_callback(_die_with_scheduler)
     keeping_use = asyncio.create_task(keyring.keep_use(), name="last use of keys")
@@ -122,7 +141,7 @@ async def _running(settings: Settings, given: Executor | None) -> AsyncIterator[
         yield state
     finally:
         broker.close()
-        for task in (reconciling, keeping_use):
+        for task in (watching, reconciling, keeping_use):
             task.cancel()
             with suppress(asyncio.CancelledError):
                 await task
@@ -177,9 +196,9 @@ def serve(
 
     The caller holds the home (``sole_owner``): a server can no longer refuse in one line once it runs.
     """
-    logging.basicConfig(level=settings.log_level.upper(), format="%(asctime)s %(levelname)-7s %(name)s: %(message)s")
     new = settings.auth == "on" and settings.find_api_key() is None
     key, _ = _credentials(settings)
+    keep_journal(settings.log_level, settings.log_format, secrets=[secret for secret in (key, settings.find_jwt_secret()) if secret])
     if new and key is not None:
         announce_key(key)
     config = uvicorn.Config(

@@ -28,6 +28,7 @@ from orchestrator.views import (
     EventPage,
     EventView,
     Health,
+    HistoryView,
     Inventory,
     JobChanges,
     JobDetail,
@@ -141,6 +142,10 @@ class Client:
     def system_status(self) -> SystemStatus:
         """GPUs, CPU, memory, disk, engine and job counts."""
         return self._get(SystemStatus, "/api/system/status")
+
+    def system_history(self, *, since_s: float = 3600.0, max_points: int = 300) -> HistoryView:
+        """The machine over the last ``since_s`` seconds (a day at most), thinned with extremes kept."""
+        return self._get(HistoryView, "/api/system/history", {"since_s": since_s, "max_points": max_points})
 
     def inventory(self) -> Inventory:
         """Models, datasets and SAEs on the orchestrator's disk."""

@@ -1,20 +1,28 @@
-"""GPUs: what NVML sees, and which ones to give."""
+"""GPUs: what is known of one at a moment, and which ones to give."""
 
-from collections.abc import Callable, Collection, Sequence
-from dataclasses import dataclass, field
-from typing import TypeVar
+from collections.abc import Sequence
+from dataclasses import dataclass
 
-import pynvml
 
-_T = TypeVar("_T")
+@dataclass(frozen=True, slots=True)
+class GpuProcess:
+    """A compute process on a GPU, whoever started it."""
+
+    pid: int
+    """As the machine itself counts processes."""
+    name: str = ""
+    """Of its program; empty when it cannot be told."""
+    memory_mb: int | None = None
+    """Of the GPU's memory, in MiB."""
 
 
 @dataclass(frozen=True, slots=True)
 class Gpu:
-    """One GPU as NVML sees it now. Figures the driver does not give are empty."""
+    """One GPU, or one instance of a partitioned one. Figures the driver does not give are empty."""
 
     uuid: str
     index: int
+    """The driver's number of it; instances have that of the GPU they are part of."""
     name: str
     memory_total_mb: int
     memory_used_mb: int
@@ -22,8 +30,20 @@ class Gpu:
     """Share of time busy, 0 to 1."""
     temperature_c: float | None = None
     power_w: float | None = None
-    processes: int = 0
-    """Compute processes on it, whoever started them."""
+    processes: tuple[GpuProcess, ...] = ()
+    power_limit_w: float | None = None
+    throttling: tuple[str, ...] = ()
+    """Why its clocks are lower than they could be, in words; none when nothing holds them back."""
+    uncorrected_errors: int | None = None
+    """Memory errors that ECC could not correct since the driver was loaded."""
+    last_xid: int | None = None
+    """The last error (Xid) the driver reported of it since the orchestrator started."""
+    problems: tuple[str, ...] = ()
+    """What is wrong with it, in words."""
+    lost: bool = False
+    """It was there and does not answer any more; its figures are the last ones seen. It is not handed out."""
+    instance: int | None = None
+    """Number of the instance (MIG); empty for a whole GPU."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,25 +54,10 @@ class GpuReport:
     """As last seen."""
     error: str | None = None
     """Set when there is no driver, which means no GPUs and is no failure, or when one that answered has stopped to."""
-
-
-@dataclass(slots=True)
-class GpuProbe:
-    """Looks at the GPUs. Blocking: call it off the event loop."""
-
-    _ready: bool = field(default=False)
-    _last: tuple[Gpu, ...] = ()
-
-    def __call__(self) -> GpuReport:
-        try:
-            if not self._ready:
-                pynvml.nvmlInit()
-                self._ready = True
-            self._last = tuple(_read(index) for index in range(pynvml.nvmlDeviceGetCount()))
-            return GpuReport(self._last)
-        except pynvml.NVMLError as error:
-            self._ready = False
-            return GpuReport(self._last, error=f"NVML: {error}")
+    driver: str | None = None
+    """The driver's version."""
+    unread: tuple[str, ...] = ()
+    """What cannot be said of GPUs that are listed and never answered."""
 
 
 def assign(free: Sequence[Gpu], need: int) -> tuple[str, ...] | None:
@@ -61,36 +66,3 @@ def assign(free: Sequence[Gpu], need: int) -> tuple[str, ...] | None:
         return None
     emptiest = sorted(free, key=lambda gpu: (gpu.memory_used_mb, gpu.index))
     return tuple(gpu.uuid for gpu in sorted(emptiest[:need], key=lambda gpu: gpu.index))
-
-
-def foreign(gpu: Gpu, leased: Collection[str]) -> int:
-    """Processes on the GPU that the orchestrator did not put there: all of them when no attempt leases it."""
-    return 0 if gpu.uuid in leased else gpu.processes
-
-
-def _read(index: int) -> Gpu:
-    handle = pynvml.nvmlDeviceGetHandleByIndex(index)
-    memory = pynvml.nvmlDeviceGetMemoryInfo(handle)
-    return Gpu(
-        uuid=_text(pynvml.nvmlDeviceGetUUID(handle)),
-        index=index,
-        name=_text(pynvml.nvmlDeviceGetName(handle)),
-        memory_total_mb=memory.total >> 20,
-        memory_used_mb=memory.used >> 20,
-        utilization=_if_given(lambda: pynvml.nvmlDeviceGetUtilizationRates(handle).gpu / 100),
-        temperature_c=_if_given(lambda: float(pynvml.nvmlDeviceGetTemperature(handle, pynvml.NVML_TEMPERATURE_GPU))),
-        power_w=_if_given(lambda: pynvml.nvmlDeviceGetPowerUsage(handle) / 1000),
-        processes=len(_if_given(lambda: pynvml.nvmlDeviceGetComputeRunningProcesses(handle)) or ()),
-    )
-
-
-def _text(value: str | bytes) -> str:
-    return value.decode() if isinstance(value, bytes) else value
-
-
-def _if_given(read: Callable[[], _T]) -> _T | None:
-    """Not every GPU reports every figure (MIG slices and laptops do not)."""
-    try:
-        return read()
-    except pynvml.NVMLError_NotSupported:
-        return None

@@ -14,7 +14,9 @@ from orchestrator.disk import Disk
 from orchestrator.domain import Attempt, Job, JobStatus, Wait
 from orchestrator.errors import DiskFull, EngineUnavailable, ImageMissing, NotFound, StateConflict
 from orchestrator.executors.base import Executor
-from orchestrator.gpus import GpuReport, foreign
+from orchestrator.gpus import GpuReport
+from orchestrator.instruments import Instruments
+from orchestrator.occupancy import Occupancy
 from orchestrator.planner import Held, Machine, plan
 from orchestrator.settings import Settings
 from orchestrator.store import Store
@@ -29,6 +31,8 @@ IDLE_TICK_S = 10.0
 REST = 3.0
 """Times as long as a tick took until the next one: in a burst of submits, planning leaves the time to take them."""
 SWEEP_S = 60.0
+ALIVE_S = 120.0
+"""A loop that did not go round for longer stands still; an engine that hangs may hold it up for a minute."""
 PULL_AHEAD = 4
 """Queued jobs, from the first, whose images are made available while they wait."""
 RETRY_MOST_S = 10.0
@@ -49,6 +53,7 @@ class Scheduler:
         broker: Broker,
         settings: Settings,
         probe: Callable[[], GpuReport],
+        instruments: Instruments | None = None,
     ) -> None:
         """``executor`` takes new attempts; ``others`` look after attempts begun under an earlier setting."""
         self.executor = executor
@@ -57,21 +62,34 @@ class Scheduler:
         self.engine: str | None = None
         """What the engine calls itself; None when it does not answer."""
         self.engine_error: str | None = None
+        self.engine_latency_s: float | None = None
+        """How long the engine took to answer the last time."""
+        self.engine_facts: dict[str, str] = {}
+        """What the engine told of itself when it began to answer."""
         self.disk_error: str | None = None
         """Why nothing new is started for want of disk space; what runs goes on."""
         self._disk = Disk(settings.home, settings.min_free_mb)
         self._executors = {**others, executor.name: executor}
+        self.occupancy = Occupancy(self._executors)
+        """Whose processes are on the GPUs."""
         self._store, self._broker, self._settings, self._probe = store, broker, settings, probe
+        self._instruments = instruments or Instruments()
         self._wake = asyncio.Event()
         self._supervisors: dict[tuple[UUID, int], Supervisor] = {}
         self._tasks: set[asyncio.Task[None]] = set()
         self._failures: Counter[tuple[UUID, int]] = Counter()
         self._next_sweep = 0.0
+        self._ticked_at = float("-inf")
         self._orphans: dict[str, float] = {}
         """Handle of a container that belongs to no known job -> when it was first seen."""
         self._pulled: set[str] = set()
         """Images made available ahead, or tried to."""
         self._engine_seen = -ENGINE_TRUST_S
+
+    @property
+    def alive(self) -> bool:
+        """Whether its loop goes round."""
+        return time.monotonic() - self._ticked_at < ALIVE_S
 
     def wake(self) -> None:
         """Something changed: plan again now."""
@@ -91,11 +109,13 @@ class Scheduler:
                 await self._supervise(attempt)
             while True:
                 began = time.monotonic()
-                try:
-                    await self.tick()
-                except DiskFull as error:
-                    # Nothing was changed, and the attempts go on: look again later.
-                    self._note_disk(error.message)
+                with self._instruments.tick_seconds.time():
+                    try:
+                        await self.tick()
+                    except DiskFull as error:
+                        # Nothing was changed, and the attempts go on: look again later.
+                        self._note_disk(error.message)
+                self._ticked_at = time.monotonic()
                 await asyncio.sleep(min(REST * (time.monotonic() - began), BUSY_TICK_S))
                 seconds = BUSY_TICK_S if self.waits else IDLE_TICK_S
                 with suppress(TimeoutError):
@@ -179,8 +199,9 @@ class Scheduler:
 
     async def _machine(self) -> Machine:
         report = await asyncio.to_thread(self._probe)
-        leased = await self._store.leases()
-        blocked = {gpu.uuid: count for gpu in report.gpus if (count := foreign(gpu, leased)) > 0}
+        occupants = await self.occupancy.look(report.gpus, await self._store.live_attempts())
+        blocked = {uuid: count for uuid, found in occupants.items() if (count := sum(each.foreign for each in found))}
+        blocked |= {gpu.uuid: 1 for gpu in report.gpus if gpu.lost}
         # No driver at all means no GPUs; one that stopped answering means that they cannot be seen just now.
         gpu_error = report.error if report.gpus else None
         return Machine(
@@ -250,8 +271,13 @@ class Scheduler:
     async def _look_at_engine(self) -> None:
         if time.monotonic() - self._engine_seen < ENGINE_TRUST_S:
             return
+        asked = time.monotonic()
         try:
-            self.engine, self.engine_error = await self.executor.check(), None
+            engine = await self.executor.check()
+            self.engine_latency_s = time.monotonic() - asked
+            if engine != self.engine:
+                self.engine_facts = await self.executor.facts()
+            self.engine, self.engine_error = engine, None
             self._engine_seen = time.monotonic()
         except EngineUnavailable as error:
             if self.engine is not None:

@@ -126,7 +126,9 @@ class Settings(ClientSettings):
     max_body_bytes: int = Field(default=1_048_576, ge=1024)
     """Largest request body accepted."""
     log_level: Literal["debug", "info", "warning", "error"] = "info"
-    """How much the orchestrator itself logs."""
+    """How much the orchestrator itself logs; debug includes every request."""
+    log_format: Literal["text", "json"] = "text"
+    """Form of the orchestrator's own log: for people, or one JSON object a line."""
 
     @model_validator(mode="after")
     def _public_needs_auth(self) -> Self:

@@ -32,6 +32,7 @@ from orchestrator.errors import (
     StateConflict,
 )
 from orchestrator.executors.base import Executor, LaunchSpec, Observation, RunState
+from orchestrator.journal import about
 from orchestrator.outcome import Facts, Outcome, outcome
 from orchestrator.record import write_begun, write_settled
 from orchestrator.settings import Settings
@@ -139,6 +140,10 @@ class Supervisor:
         self._nudged.set()
 
     async def run(self) -> None:
+        with about(job_id=str(self._job_id), attempt=self.attempt.number):
+            await self._look_after()
+
+    async def _look_after(self) -> None:
         handle = self.attempt.handle
         try:
             if self.attempt.ended_at is None:

@@ -323,6 +323,21 @@ class JobTypeView(_View):
     uses_gpu: bool
 
 
+class GpuProcessView(_View):
+    """A process on a GPU."""
+
+    pid: int
+    """As the machine itself counts processes."""
+    name: str
+    """Of its program; empty when it cannot be told."""
+    memory_mb: int | None
+    """Of the GPU's memory, in MiB."""
+    job_id: UUID | None
+    """The job it belongs to."""
+    foreign: bool
+    """Whether it has no business here: from outside, or of a job that does not hold this GPU."""
+
+
 class GpuView(_View):
     uuid: str
     index: int
@@ -337,6 +352,76 @@ class GpuView(_View):
     """The jobs that hold it: one, or several that share it."""
     foreign_processes: int
     """Processes from outside the orchestrator; such a GPU is not handed out."""
+    instance: int | None = None
+    """Number of the instance of a partitioned GPU (MIG); empty for a whole one."""
+    power_limit_w: float | None = None
+    throttling: list[str] = []
+    """Why its clocks are lower than they could be, in words."""
+    uncorrected_errors: int | None = None
+    """Memory errors that ECC could not correct since the driver was loaded."""
+    last_xid: int | None = None
+    """The last error (Xid) the driver reported of it since the orchestrator started."""
+    problems: list[str] = []
+    """What is wrong with it, in words."""
+    lost: bool = False
+    """It does not answer any more; its figures are the last ones seen, and it is not handed out."""
+    processes: list[GpuProcessView] = []
+
+
+class EngineView(_View):
+    """What runs the jobs' containers."""
+
+    name: str
+    """Of the executor."""
+    answer: str | None = None
+    """What the engine calls itself; empty when it does not answer."""
+    error: str | None = None
+    latency_s: float | None = None
+    """How long it took to answer the last time."""
+    facts: dict[str, str] = {}
+    """What it tells of itself, e.g. its storage driver."""
+
+
+class QueueView(_View):
+    """The queue in figures; by status they are in ``jobs``."""
+
+    by_reason: dict[str, int] = {}
+    """Queued jobs by the reason why they wait, as of the last plan."""
+    oldest_age_s: float | None = None
+    """How long the job that was submitted first has waited."""
+    running_attempts: int = 0
+    begun_last_hour: int = 0
+    """Attempts."""
+    ended_last_hour: int = 0
+
+
+class OrchestratorView(_View):
+    """What the orchestrator itself takes."""
+
+    uptime_s: float
+    memory_mb: float
+    """Resident memory in MiB."""
+    cpu_percent: float
+    """Of one core."""
+    open_files: int
+
+
+class TraceView(_View):
+    """One figure over time; a moment at which it was not to be had is left out."""
+
+    times: list[float]
+    """Seconds since the epoch."""
+    values: list[float]
+
+
+class HistoryView(_View):
+    """The machine over time."""
+
+    until: datetime
+    step_s: float
+    """Seconds between two samples, before thinning."""
+    traces: dict[str, TraceView]
+    """Figure -> its course; those of a GPU are named ``gpu/<uuid>/<figure>``."""
 
 
 class SystemStatus(_View):
@@ -361,6 +446,18 @@ class SystemStatus(_View):
     home: str
     jobs: dict[JobStatus, int]
     uptime_s: float
+    gpu_driver: str | None = None
+    """Its version."""
+    core_percent: list[float] = []
+    """Of each core, 0 to 100."""
+    load_average: list[float] = []
+    """Tasks that run or want to, averaged over 1, 5 and 15 minutes."""
+    inodes_total: int = 0
+    """Files the disk can hold; 0 where it knows no such limit."""
+    inodes_free: int = 0
+    engine_health: EngineView | None = None
+    queue: QueueView = QueueView()
+    orchestrator: OrchestratorView | None = None
 
 
 class ModelView(_View):
@@ -477,6 +574,18 @@ class Health(_View):
     engine: str | None
     disk_error: str | None = None
     """Why no new attempt starts for want of disk space."""
+    parts: dict[str, bool] = {}
+    """What it needs to take and start jobs -> whether that is well."""
+
+
+class Liveness(_View):
+    status: Literal["ok"] = "ok"
+
+
+class Readiness(_View):
+    ready: bool
+    parts: dict[str, bool]
+    """What it needs to take and start jobs -> whether that is well."""
 
 
 def job_view_fields(job: Job, log_path: str | None, result_path: str | None) -> dict[str, Any]:

@@ -11,8 +11,9 @@ from orchestrator.access import Principal
 from orchestrator.api.auth import Gate, principal_of
 from orchestrator.broker import Broker
 from orchestrator.control import Control
-from orchestrator.gpus import GpuProbe
+from orchestrator.instruments import Instruments
 from orchestrator.inventory import Inventory
+from orchestrator.monitor import Monitor
 from orchestrator.scheduler import Scheduler
 from orchestrator.settings import Settings
 from orchestrator.store import Store
@@ -29,7 +30,8 @@ class State:
     inventory: Inventory
     broker: Broker
     gate: Gate
-    probe: GpuProbe
+    monitor: Monitor
+    instruments: Instruments
     started_at: float = field(default_factory=time.monotonic)
 
 

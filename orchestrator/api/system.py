@@ -2,34 +2,90 @@
 
 import asyncio
 import time
+from collections import Counter
+from datetime import UTC, datetime
+from typing import Annotated
 
-import psutil
-from fastapi import APIRouter
+from fastapi import APIRouter, Query, Response
 
 from orchestrator.access import Role
 from orchestrator.api.auth import TICKET_S, needs, no_such_job
 from orchestrator.api.jobs import artifact_view
-from orchestrator.api.state import Orchestrator, Who
-from orchestrator.gpus import foreign
+from orchestrator.api.state import Orchestrator, State, Who
+from orchestrator.gpus import Gpu
+from orchestrator.history import STEP_S
 from orchestrator.inventory import Entry
-from orchestrator.views import GpuView, Health, Inventory, ModelView, SystemStatus, TicketRequest, TicketView
+from orchestrator.monitor import Sight
+from orchestrator.scheduler import Scheduler
+from orchestrator.views import (
+    EngineView,
+    GpuProcessView,
+    GpuView,
+    Health,
+    HistoryView,
+    Inventory,
+    Liveness,
+    ModelView,
+    OrchestratorView,
+    QueueView,
+    Readiness,
+    SystemStatus,
+    TicketRequest,
+    TicketView,
+    TraceView,
+)
 from worker_image import __version__
 
 router = APIRouter(tags=["system"])
+
+_MIB = 1 << 20
 
 
 @router.get("/health")
 @needs(Role.READ)
 async def health(orchestrator: Orchestrator) -> Health:
-    """Whether it lives, and whether it can start jobs. Asks for no key."""
-    engine, disk_error = orchestrator.scheduler.engine, orchestrator.scheduler.disk_error
+    """Whether it lives, and whether it can take and start jobs. Asks for no key."""
+    parts = await _parts(orchestrator)
     return Health(
-        status="ok" if engine and disk_error is None else "degraded",
-        ready=engine is not None,
+        status="ok" if all(parts.values()) else "degraded",
+        ready=_ready(parts),
         version=__version__,
-        engine=engine,
-        disk_error=disk_error,
+        engine=orchestrator.scheduler.engine,
+        disk_error=orchestrator.scheduler.disk_error,
+        parts=parts,
     )
+
+
+@router.get("/health/live")
+@needs(Role.READ)
+async def live() -> Liveness:
+    """Answers while the process does. Asks for no key."""
+    return Liveness()
+
+
+@router.get("/health/ready", responses={503: {"model": Readiness, "description": "Not ready."}})
+@needs(Role.READ)
+async def ready(orchestrator: Orchestrator, response: Response) -> Readiness:
+    """Whether it does its work; 503 when not, with the parts that are not well. Asks for no key."""
+    parts = await _parts(orchestrator)
+    response.status_code = 200 if _ready(parts) else 503
+    return Readiness(ready=_ready(parts), parts=parts)
+
+
+def _ready(parts: dict[str, bool]) -> bool:
+    """A disk that is nearly full halts new attempts; jobs are taken all the same and wait."""
+    return all(well for part, well in parts.items() if part != "disk")
+
+
+async def _parts(orchestrator: State) -> dict[str, bool]:
+    """What taking and starting jobs needs -> whether it is well."""
+    scheduler = orchestrator.scheduler
+    return {
+        "database": await orchestrator.store.answers(),
+        "scheduler": scheduler.alive,
+        "engine": scheduler.engine is not None,
+        "disk": scheduler.disk_error is None,
+    }
 
 
 @router.post("/api/tickets")
@@ -47,43 +103,107 @@ async def ticket(orchestrator: Orchestrator, who: Who, request: TicketRequest) -
 @needs(Role.READ)
 async def status(orchestrator: Orchestrator) -> SystemStatus:
     """GPUs, CPU, memory, disk, engine and queue, now."""
-    report = await asyncio.to_thread(orchestrator.probe)
+    sight = await orchestrator.monitor.look()
     leases = await orchestrator.store.leases()
-    memory, swap = psutil.virtual_memory(), psutil.swap_memory()
-    disk = await asyncio.to_thread(psutil.disk_usage, str(orchestrator.settings.home))
+    host, scheduler = sight.host, orchestrator.scheduler
     return SystemStatus(
         version=__version__,
-        executor=orchestrator.scheduler.executor.name,
-        engine=orchestrator.scheduler.engine,
-        engine_error=orchestrator.scheduler.engine_error,
+        executor=scheduler.executor.name,
+        engine=scheduler.engine,
+        engine_error=scheduler.engine_error,
+        engine_health=EngineView(
+            name=scheduler.executor.name,
+            answer=scheduler.engine,
+            error=scheduler.engine_error,
+            latency_s=scheduler.engine_latency_s,
+            facts=scheduler.engine_facts,
+        ),
         gpus=[
             GpuView(
                 uuid=gpu.uuid,
                 index=gpu.index,
+                instance=gpu.instance,
                 name=gpu.name,
                 memory_total_mb=gpu.memory_total_mb,
                 memory_used_mb=gpu.memory_used_mb,
                 utilization=gpu.utilization,
                 temperature_c=gpu.temperature_c,
                 power_w=gpu.power_w,
+                power_limit_w=gpu.power_limit_w,
+                throttling=list(gpu.throttling),
+                uncorrected_errors=gpu.uncorrected_errors,
+                last_xid=gpu.last_xid,
+                problems=list(gpu.problems),
+                lost=gpu.lost,
                 leased_by=leases.get(gpu.uuid, []),
-                foreign_processes=foreign(gpu, leases),
+                processes=_processes(gpu, sight),
+                foreign_processes=sum(each.foreign for each in sight.occupants[gpu.uuid]),
             )
-            for gpu in report.gpus
+            for gpu in sight.gpus.gpus
         ],
-        gpu_error=report.error,
+        gpu_driver=sight.gpus.driver,
+        gpu_error=sight.gpus.error or "; ".join(sight.gpus.unread) or None,
         cpus=orchestrator.settings.cpus,
-        cpu_percent=psutil.cpu_percent(),
-        memory_total_mb=memory.total >> 20,
-        memory_used_mb=(memory.total - memory.available) >> 20,
-        swap_total_mb=swap.total >> 20,
-        swap_used_mb=swap.used >> 20,
-        disk_total_mb=disk.total >> 20,
-        disk_free_mb=disk.free >> 20,
-        disk_error=orchestrator.scheduler.disk_error,
+        cpu_percent=host.cpu_percent,
+        core_percent=list(host.core_percent),
+        load_average=list(host.load),
+        memory_total_mb=host.memory_total // _MIB,
+        memory_used_mb=host.memory_used // _MIB,
+        swap_total_mb=host.swap_total // _MIB,
+        swap_used_mb=host.swap_used // _MIB,
+        disk_total_mb=host.disk_total // _MIB,
+        disk_free_mb=host.disk_free // _MIB,
+        disk_error=scheduler.disk_error,
+        inodes_total=host.inodes_total,
+        inodes_free=host.inodes_free,
         home=str(orchestrator.settings.home),
-        jobs=await orchestrator.store.count_by_status(),
-        uptime_s=time.monotonic() - orchestrator.started_at,
+        jobs=dict(sight.census.by_status),
+        queue=queue_view(sight, scheduler),
+        orchestrator=OrchestratorView(
+            uptime_s=_uptime_s(orchestrator),
+            memory_mb=host.own_rss / _MIB,
+            cpu_percent=host.own_cpu_percent,
+            open_files=host.own_files,
+        ),
+        uptime_s=_uptime_s(orchestrator),
+    )
+
+
+def queue_view(sight: Sight, scheduler: Scheduler) -> QueueView:
+    """The queue in figures."""
+    census = sight.census
+    oldest = census.oldest_queued_at
+    return QueueView(
+        by_reason=dict(Counter(wait.reason for wait in scheduler.waits.values())),
+        oldest_age_s=None if oldest is None else max(0.0, sight.at - oldest),
+        running_attempts=census.running_attempts,
+        begun_last_hour=census.begun_last_hour,
+        ended_last_hour=census.ended_last_hour,
+    )
+
+
+def _uptime_s(orchestrator: State) -> float:
+    return time.monotonic() - orchestrator.started_at
+
+
+def _processes(gpu: Gpu, sight: Sight) -> list[GpuProcessView]:
+    return [GpuProcessView.model_validate(each) for each in sight.occupants[gpu.uuid]]
+
+
+@router.get("/api/system/history")
+@needs(Role.READ)
+async def history(
+    orchestrator: Orchestrator,
+    since_s: Annotated[float, Query(gt=0, le=86_400, description="How far back, in seconds.")] = 3600.0,
+    max_points: Annotated[int, Query(ge=4, le=10_000, description="Most points a figure; extremes are kept.")] = 300,
+) -> HistoryView:
+    """The machine over the last day, in samples of ten seconds kept in memory: a restart begins it anew."""
+    now = time.time()
+    traces = await asyncio.to_thread(orchestrator.monitor.history.traces, now - since_s, max_points)
+    return HistoryView(
+        until=datetime.fromtimestamp(now, UTC),
+        step_s=STEP_S,
+        traces={name: TraceView.model_validate(trace) for name, trace in sorted(traces.items())},
     )
 
 

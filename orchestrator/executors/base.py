@@ -4,6 +4,7 @@ Planning is pure and separate from acting: an executor builds its exact request 
 function, and ``launch`` submits it. A handle is a string that survives an orchestrator restart.
 """
 
+from collections.abc import Collection
 from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
@@ -130,6 +131,14 @@ class Executor(Protocol):
 
     async def list_owned(self) -> list[Owned]:
         """Every attempt of this saeforge home the executor knows, in whatever state."""
+        ...
+
+    async def whose(self, pids: Collection[int], handles: Collection[str]) -> dict[int, str]:
+        """Which of these processes of the machine belong to which of these attempts; others are left out."""
+        ...
+
+    async def facts(self) -> dict[str, str]:
+        """What people want to know of the engine: name -> value, e.g. its storage driver. Not for every second."""
         ...
 
     async def close(self) -> None:

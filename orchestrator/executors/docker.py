@@ -5,7 +5,9 @@ Nothing here waits inside the engine; ends are seen by looking again.
 
 import asyncio
 import os
+import re
 import time
+from collections.abc import Collection
 from dataclasses import replace
 from functools import partial
 from pathlib import Path, PurePosixPath
@@ -66,6 +68,18 @@ _BEFORE_THE_LOG: Final = frozenset({UNWRITABLE_EXIT_CODE, 127})
 """Exit codes that may mean that the run's log was never opened; then only the engine's own log tells why."""
 _FIRST_WORDS: Final = (("tini", "no shell in the image: "), ("saeforge:", ""))
 """Who speaks there (the engine's init, our launcher), and what it means."""
+
+_CONTAINER_ID: Final = re.compile(r"[0-9a-f]{64}")
+_FACTS: Final = {
+    "name": "Name",
+    "storage driver": "Driver",
+    "control groups": "CgroupVersion",
+    "root directory": "DockerRootDir",
+    "default runtime": "DefaultRuntime",
+    "containers running": "ContainersRunning",
+    "operating system": "OperatingSystem",
+}
+"""What a person calls it -> the engine's name for it."""
 
 _MOUNTINFO: Final = Path("/proc/self/mountinfo")
 
@@ -213,6 +227,21 @@ class DockerExecutor:
             Owned(UUID(item["Labels"][JOB_LABEL]), int(item["Labels"][ATTEMPT_LABEL]), item["Id"]) for item in found
         ]
 
+    async def whose(self, pids: Collection[int], handles: Collection[str]) -> dict[int, str]:
+        """By the control group of each process; where that is out of sight, by asking the engine for each container."""
+        found = await asyncio.to_thread(_by_control_group, pids, frozenset(handles))
+        # Inside a container of its own the orchestrator sees neither the machine's processes nor their numbers.
+        if len(found) == len(set(pids)) or await self._own_container() is None:
+            return found
+        for handle in handles:
+            inside = await self._engine.call(partial(_processes, handle=handle))
+            found |= dict.fromkeys(inside & set(pids), handle)
+        return found
+
+    async def facts(self) -> dict[str, str]:
+        info = await self._engine.call(lambda client: client.info())
+        return {name: str(info[key]) for name, key in _FACTS.items() if info.get(key) not in (None, "")}
+
     async def close(self) -> None:
         """Let go of the connection. Containers go on."""
         self._engine.close()
@@ -256,9 +285,13 @@ class DockerExecutor:
             self._home_id = await asyncio.to_thread(home_id, self._home)
         return self._home_id
 
+    async def _own_container(self) -> str | None:
+        """The id of the container that the orchestrator itself runs in, if it does."""
+        return await asyncio.to_thread(lambda: own_container_id(_MOUNTINFO.read_text()))
+
     async def _host_paths(self) -> HostPaths:
         if self._paths is None:
-            own_id = await asyncio.to_thread(lambda: own_container_id(_MOUNTINFO.read_text()))
+            own_id = await self._own_container()
             own = await self._engine.call(lambda client: _find(client, own_id)) if own_id else None
             self._paths = HostPaths.from_mounts(own["Mounts"]) if own else HostPaths()
         return self._paths
@@ -278,6 +311,29 @@ def _has_image(client: docker.APIClient, *, image: str) -> bool:
     except docker.errors.NotFound:  # ImageNotFound only where the engine says it in Docker's own words
         return False
     return True
+
+
+def _by_control_group(pids: Collection[int], handles: frozenset[str]) -> dict[int, str]:
+    found: dict[int, str] = {}
+    for pid in pids:
+        try:
+            groups = Path(f"/proc/{pid}/cgroup").read_text()
+        except OSError:
+            continue
+        if (handle := next((each for each in _CONTAINER_ID.findall(groups) if each in handles), None)) is not None:
+            found[pid] = handle
+    return found
+
+
+def _processes(client: docker.APIClient, *, handle: str) -> set[int]:
+    """The machine's numbers of a container's processes; none when it does not run."""
+    try:
+        told = client.top(handle, "-eo pid")
+    except docker.errors.APIError as refusal:
+        if refusal.status_code in {404, 409, 500}:
+            return set()
+        raise
+    return {int(row[0]) for row in told["Processes"] or ()}
 
 
 def _kill(client: docker.APIClient, *, handle: str, signal: str) -> None:

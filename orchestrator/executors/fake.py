@@ -12,7 +12,7 @@ orchestrator that was restarted. Programs are coroutines; without one, a run goe
 import asyncio
 import contextlib
 import os
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Collection
 from dataclasses import dataclass, field
 from uuid import uuid4
 
@@ -36,6 +36,8 @@ class FakeRun:
     terminated: asyncio.Event = field(default_factory=asyncio.Event)
     """Set by SIGTERM."""
     ended: asyncio.Event = field(default_factory=asyncio.Event)
+    pids: set[int] = field(default_factory=set)
+    """Processes of the machine that it plays to have."""
     task: asyncio.Task[None] | None = None
 
     def write(self, data: bytes) -> None:
@@ -182,6 +184,15 @@ class FakeExecutor:
     async def list_owned(self) -> list[Owned]:
         self._answer()
         return [Owned(run.spec.job_id, run.spec.attempt, handle) for handle, run in self.engine.runs.items()]
+
+    async def whose(self, pids: Collection[int], handles: Collection[str]) -> dict[int, str]:
+        self._answer()
+        runs = [run for handle, run in self.engine.runs.items() if handle in handles]
+        return {pid: run.handle for run in runs for pid in run.pids & set(pids)}
+
+    async def facts(self) -> dict[str, str]:
+        self._answer()
+        return {"kept in": "memory"}
 
     async def close(self) -> None:
         """Let go. Runs go on."""

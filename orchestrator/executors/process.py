@@ -17,7 +17,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Collection, Iterator, Mapping
 from pathlib import Path
 from typing import Final
 from uuid import UUID
@@ -102,6 +102,18 @@ class ProcessExecutor:
     async def list_owned(self) -> list[Owned]:
         return await asyncio.to_thread(self._owned)
 
+    async def whose(self, pids: Collection[int], handles: Collection[str]) -> dict[int, str]:
+        return await asyncio.to_thread(self._whose, pids, handles)
+
+    def _whose(self, pids: Collection[int], handles: Collection[str]) -> dict[int, str]:
+        """By descent: whatever a program starts and leaves stays below its shim."""
+        shims = {pid: handle for handle in handles if (pid := _shim(self._folder(handle))) is not None}
+        found = {pid: next((shims[each] for each in _line_of(pid) if each in shims), None) for pid in pids}
+        return {pid: handle for pid, handle in found.items() if handle is not None}
+
+    async def facts(self) -> dict[str, str]:
+        return {"isolation": "none", "limits": "none"}
+
     async def close(self) -> None:
         """Nothing to let go of. Attempts go on."""
 
@@ -182,6 +194,16 @@ def _start(spec: LaunchSpec, argv: list[str]) -> str | None:
         check=False,
     )
     return None if shim.returncode == 0 else shim.stderr.decode(errors="replace").strip()
+
+
+def _line_of(pid: int) -> Iterator[int]:
+    """The process, its parent, and so on up."""
+    while pid > 1:
+        yield pid
+        try:
+            pid = int(Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[1])
+        except OSError:
+            return
 
 
 def _shim(folder: Path) -> int | None:

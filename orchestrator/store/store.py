@@ -9,6 +9,7 @@ import sqlite3
 import time
 from collections.abc import Iterable, Mapping, Sequence
 from datetime import datetime
+from functools import partial
 from pathlib import Path
 from uuid import UUID
 
@@ -29,6 +30,7 @@ from orchestrator.domain import (
 )
 from orchestrator.errors import IdempotencyConflict, NotFound, StaleTransition, StateConflict
 from orchestrator.store import rows
+from orchestrator.store.census import Census, Tallies, read_tallies, take_census
 from orchestrator.store.database import Database, Session
 from orchestrator.store.ingest import ingest
 from orchestrator.store.jobs import NewJob, own_event, tag_values
@@ -137,6 +139,22 @@ class Store:
     async def count_by_status(self) -> dict[JobStatus, int]:
         counts = dict.fromkeys(JobStatus, 0)
         return counts | {JobStatus(row["status"]): row["n"] for row in await self._db.all("count_by_status")}
+
+    async def census(self) -> Census:
+        """The queue and what runs, now."""
+        return await self._db.read(partial(take_census, now=time.time()))
+
+    async def answers(self) -> bool:
+        """Whether the database can be read and has not been moved away."""
+        try:
+            await self._db.one("events_ever")
+        except sqlite3.Error:
+            return False
+        return True
+
+    async def tallies(self) -> Tallies:
+        """What has happened since the database was made."""
+        return await self._db.read(read_tallies)
 
     async def transition(
         self,

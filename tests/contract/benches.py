@@ -4,9 +4,11 @@ import asyncio
 import time
 from abc import ABC, abstractmethod
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from uuid import UUID, uuid4
 
+import docker
 import pytest
 
 from orchestrator.executors.base import Executor, LaunchSpec, Observation, RunState
@@ -58,6 +60,10 @@ class Bench(ABC):
         handle = await self.executor.launch(spec)
         return spec, handle
 
+    @abstractmethod
+    async def pids(self, handle: str) -> set[int]:
+        """Processes of a running attempt, found by another way than the executor's own."""
+
     async def until(self, handle: str, state: RunState) -> Observation:
         """The first observation of this state."""
         deadline = time.monotonic() + DEADLINE_S
@@ -99,6 +105,12 @@ class FakeBench(EngineBench):
     def argv(self, program: Program) -> tuple[str, ...]:
         return (program.name,)
 
+    async def pids(self, handle: str) -> set[int]:
+        run = self.engine.run(handle)
+        # Numbers that no process of a machine has, and each run's own.
+        run.pids = run.pids or {(1 << 23) + len(self.engine.runs) + list(self.engine.runs).index(handle)}
+        return run.pids
+
     def break_engine(self, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr(self.engine, "down", True)
 
@@ -118,6 +130,9 @@ class ProcessBench(Bench):
     def restarted(self) -> Executor:
         return ProcessExecutor(self.home)
 
+    async def pids(self, handle: str) -> set[int]:
+        return _mentioning(self.home / "runs" / handle)
+
 
 class DockerBench(EngineBench):
     def __init__(self, home: Path, image: str) -> None:
@@ -127,6 +142,13 @@ class DockerBench(EngineBench):
 
     def restarted(self) -> Executor:
         return DockerExecutor(self.home)
+
+    async def pids(self, handle: str) -> set[int]:
+        client = docker.from_env()
+        try:
+            return {int(row[0]) for row in client.api.top(handle, "-eo pid")["Processes"]}
+        finally:
+            client.close()
 
     def break_engine(self, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setenv("DOCKER_HOST", f"unix://{self.home}/no-engine.sock")
@@ -147,6 +169,17 @@ class DockerBench(EngineBench):
             self.broken.undo()
             self.executor = self.restarted()
         await super().close()
+
+
+def _mentioning(run_dir: Path) -> set[int]:
+    """Processes that were given this run directory."""
+    found = set[int]()
+    for entry in Path("/proc").iterdir():
+        if entry.name.isdigit():
+            with suppress(OSError):
+                if f"SAEFORGE_RUN_DIR={run_dir}\0".encode() in (entry / "environ").read_bytes():
+                    found.add(int(entry.name))
+    return found
 
 
 async def eventually(condition: Callable[[], bool], what: str) -> None:

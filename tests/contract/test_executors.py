@@ -1,6 +1,7 @@
 """What every executor promises: one suite over the fake, plain processes and Docker."""
 
 import asyncio
+import os
 import time
 
 import pytest
@@ -160,3 +161,23 @@ async def test_a_silent_engine_is_unavailable_and_never_a_missing_attempt(
     ):
         with pytest.raises(EngineUnavailable):
             await call
+
+
+async def test_a_process_of_an_attempt_is_told_from_one_of_another_and_from_outside(bench: Bench) -> None:
+    (first, one), (second, other) = await bench.launch(OBEDIENT), await bench.launch(OBEDIENT)
+    for spec in (first, second):
+        await bench.until_log(spec, b"ready")
+    pids = {pid: handle for handle in (one, other) for pid in await bench.pids(handle)}
+    assert set(pids.values()) == {one, other}
+    assert await bench.executor.whose({*pids, os.getpid()}, [one, other]) == pids
+    assert set((await bench.executor.whose(pids, [other])).values()) == {other}
+
+
+async def test_of_an_ended_attempt_there_are_no_processes(bench: Bench) -> None:
+    _, handle = await bench.launch(SPEAK)
+    await bench.until(handle, RunState.EXITED)
+    assert await bench.executor.whose({os.getpid()}, [handle]) == {}
+
+
+async def test_it_tells_facts_about_itself(bench: Bench) -> None:
+    assert all(name and value for name, value in (await bench.executor.facts()).items())
