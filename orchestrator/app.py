@@ -198,7 +198,8 @@ def serve(
     """
     new = settings.auth == "on" and settings.find_api_key() is None
     key, _ = _credentials(settings)
-    keep_journal(settings.log_level, settings.log_format, secrets=[secret for secret in (key, settings.find_jwt_secret()) if secret])
+    secrets = [secret for secret in (key, settings.find_jwt_secret()) if secret]
+    keep_journal(settings.log_level, settings.log_format, secrets=secrets)
     if new and key is not None:
         announce_key(key)
     config = uvicorn.Config(
