@@ -15,7 +15,7 @@ from fastapi.routing import APIRoute
 from fastapi_offline import FastAPIOffline
 
 from orchestrator.access import Role
-from orchestrator.api import events, failures, jobs, keys, logs, sweeps, system, trainings
+from orchestrator.api import events, failures, jobs, keys, logs, metrics, sweeps, system, trainings
 from orchestrator.api.auth import Gate, api_key, authorise, needs
 from orchestrator.api.body_limit import BodyLimit
 from orchestrator.api.guard import Guard
@@ -73,6 +73,7 @@ def create_app(settings: Settings, *, executor: Executor | None = None, home_is_
         if isinstance(page, APIRoute):
             needs(Role.READ)(page.endpoint)
     app.include_router(jobs.router)
+    app.include_router(metrics.router)
     app.include_router(sweeps.router)
     app.include_router(trainings.router)
     app.include_router(logs.router)

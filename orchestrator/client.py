@@ -6,7 +6,7 @@ a client can meet: ``Unreachable`` and ``UnexpectedAnswer``.
 
 import time
 from collections.abc import AsyncGenerator, Collection, Generator, Iterator, Mapping, Sequence
-from datetime import datetime
+from datetime import UTC, datetime
 from pathlib import Path, PurePosixPath
 from typing import IO, Any, Literal, Self, TypeVar
 from urllib.parse import quote
@@ -40,8 +40,10 @@ from orchestrator.views import (
     KeyView,
     LogChunk,
     MetricSeries,
+    MetricStats,
     NewKeyView,
     PrincipalView,
+    ResourceHistory,
     SweepActed,
     SweepPage,
     SweepResults,
@@ -461,10 +463,50 @@ class Client:
         end_step: int | None = None,
         interval: int | None = None,
         max_points: int | None = None,
+        names: Sequence[str] | None = None,
     ) -> MetricSeries:
-        """Measurements by step, thinned to every ``interval`` steps or to ``max_points`` with extremes kept."""
-        query = {"start_step": start_step, "end_step": end_step, "interval": interval, "max_points": max_points}
+        """Measurements by step, of every ``interval``-th step; each series (all, or those in ``names``) is thinned to
+        ``max_points`` with its extremes kept."""
+        query = {
+            "start_step": start_step,
+            "end_step": end_step,
+            "interval": interval,
+            "max_points": max_points,
+            "names": names,
+        }
         return self._get(MetricSeries, _of(job_id, "metrics"), query)
+
+    def metrics_summary(self, job_id: JobId) -> list[MetricStats]:
+        """Names and statistics of all series of a job, without their points."""
+        return self._get_list(MetricStats, _of(job_id, "metrics/summary"))
+
+    def download_metrics(
+        self,
+        job_id: JobId,
+        target: Path | str | IO[bytes],
+        *,
+        format: Literal["csv", "json"] = "csv",
+        names: Sequence[str] | None = None,
+    ) -> int:
+        """Write every measurement exactly as it was made into a file or a binary stream; return its size in bytes."""
+        path = _of(job_id, f"metrics.{format}")
+        return self._transport.download(path, {"names": names}, target, name=f"{job_id}-metrics.{format}")
+
+    def resources(
+        self,
+        job_id: JobId,
+        *,
+        start: datetime | None = None,
+        end: datetime | None = None,
+        max_points: int | None = None,
+    ) -> ResourceHistory:
+        """CPU, memory and GPUs that the job used over time; each series is thinned to ``max_points``."""
+        query = {
+            "start": start.astimezone(UTC).isoformat() if start else None,
+            "end": end.astimezone(UTC).isoformat() if end else None,
+            "max_points": max_points,
+        }
+        return self._get(ResourceHistory, _of(job_id, "resources"), query)
 
     def checkpoints(self, job_id: JobId) -> list[CheckpointView]:
         return self._get_list(CheckpointView, _of(job_id, "checkpoints"))

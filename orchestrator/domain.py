@@ -327,6 +327,10 @@ class Attempt:
     detail: str | None = None
     events_offset: int = 0
     """Bytes of ``events.jsonl`` already stored."""
+    peak_memory_mb: int | None = None
+    """The most memory it was seen to use, in MiB."""
+    peak_gpu_memory_mb: int | None = None
+    """The most memory of one GPU it was seen to use, in MiB."""
 
     @property
     def name(self) -> str:

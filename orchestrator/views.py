@@ -168,6 +168,10 @@ class AttemptView(_View):
     exit_code: int | None
     end_reason: EndReason | None
     detail: str | None
+    peak_memory_mb: int | None = None
+    """The most memory it was seen to use, in MiB."""
+    peak_gpu_memory_mb: int | None = None
+    """The most memory of one GPU it was seen to use, in MiB."""
 
     @classmethod
     def of(cls, attempt: Attempt) -> "AttemptView":
@@ -280,12 +284,59 @@ class MetricPoint(_View):
     step: int
     ts: datetime
     values: dict[str, float]
+    """The series that have a point here; after thinning each series keeps points of its own."""
+
+
+class SeriesStats(_View):
+    """What is known of one series in the asked range, before thinning."""
+
+    name: str
+    count: int
+    min: float
+    max: float
+    mean: float
+    std: float | None
+    """Standard deviation; empty where a float cannot hold it."""
+    first: float
+    last: float
+
+
+class MetricStats(SeriesStats):
+    first_step: int
+    last_step: int
+    min_step: int
+    """The earliest step with the lowest value."""
+    max_step: int
+    """The earliest step with the highest value."""
 
 
 class MetricSeries(_View):
     items: list[MetricPoint]
     total: int
-    """Points stored in the asked range, before thinning."""
+    """Points of the longest series in the asked range, before thinning."""
+    series: list[MetricStats] = []
+
+
+class ResourcePoint(_View):
+    ts: datetime
+    values: dict[str, float]
+    """cpu_cores, memory_bytes and, of each leased GPU n, gpu<n>.memory_bytes (all that is used on it),
+    gpu<n>.job_memory_bytes (of this job's own processes), gpu<n>.utilization (0 to 1), gpu<n>.temperature_c and
+    gpu<n>.power_w. What cannot be measured is left out."""
+
+
+class ResourceStats(SeriesStats):
+    first_ts: datetime
+    last_ts: datetime
+    min_ts: datetime
+    max_ts: datetime
+
+
+class ResourceHistory(_View):
+    items: list[ResourcePoint]
+    total: int
+    """Points of the longest series in the asked range, before thinning."""
+    series: list[ResourceStats] = []
 
 
 class CheckpointView(_View):

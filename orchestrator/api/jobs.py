@@ -21,7 +21,6 @@ from orchestrator.control import CheckpointRef, available_actions
 from orchestrator.domain import Artifact, Job, JobStatus
 from orchestrator.errors import NotFound
 from orchestrator.intake import admit, cloned, job_type_name
-from orchestrator.series import thinned
 from orchestrator.store import MAX_STEP, JobFilter
 from orchestrator.store.paging import NEWEST_FIRST, WITH_CURSOR, Cursor, Sort
 from orchestrator.views import (
@@ -38,8 +37,6 @@ from orchestrator.views import (
     JobSubmission,
     JobTypeView,
     JobView,
-    MetricPoint,
-    MetricSeries,
     TypedSubmission,
     job_view_fields,
 )
@@ -49,7 +46,6 @@ from worker_image.contract.rundir import RunDir
 router = APIRouter(prefix="/api", tags=["jobs"])
 
 JobId = Annotated[UUID, Path(alias="id", description="The job's id.")]
-Step = Annotated[int, Query(ge=0, le=MAX_STEP)]
 IdempotencyKey = Annotated[
     str | None,
     Header(
@@ -279,25 +275,6 @@ async def events(
     found = await orchestrator.store.events(after=after, job_id=job_id, limit=limit)
     return EventPage(
         items=[EventView.model_validate(item) for item in found], next_after=found[-1].id if found else after
-    )
-
-
-@router.get("/jobs/{id}/metrics")
-@needs(Role.READ)
-async def metrics(
-    orchestrator: Orchestrator,
-    job_id: JobId,
-    start_step: Step = 0,
-    end_step: Step = MAX_STEP,
-    interval: Annotated[int, Query(ge=1, le=MAX_STEP, description="Only steps this divides.")] = 1,
-    max_points: Annotated[int, Query(ge=2, le=100_000, description="Thin out to this many, extremes kept.")] = 2000,
-) -> MetricSeries:
-    """Training metrics by step."""
-    await orchestrator.store.job(job_id)
-    points = await orchestrator.store.metrics(job_id, start=start_step, end=end_step, interval=interval)
-    kept = await asyncio.to_thread(thinned, points, max_points)
-    return MetricSeries(
-        items=[MetricPoint(step=step, ts=ts, values=values) for step, ts, values in kept], total=len(points)
     )
 
 

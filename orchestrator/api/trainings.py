@@ -6,7 +6,7 @@ from typing import Annotated
 from fastapi import APIRouter, Depends, Query
 
 from orchestrator.access import Role
-from orchestrator.api import jobs
+from orchestrator.api import jobs, metrics
 from orchestrator.api.auth import needs
 from orchestrator.api.jobs import IdempotencyKey, JobId
 from orchestrator.api.state import Orchestrator, Who
@@ -75,7 +75,7 @@ async def training(orchestrator: Orchestrator, job_id: JobId) -> TrainingDetail:
 
 for action in (jobs.pause, jobs.resume, jobs.stop):
     _one.post(f"/{action.__name__}", status_code=202)(action)
-_one.get("/metrics")(jobs.metrics)
+_one.get("/metrics")(metrics.metrics)
 _one.get("/checkpoints")(jobs.checkpoints)
 _one.post("/checkpoints", status_code=202)(jobs.checkpoint)
 _one.post("/restart", status_code=201)(jobs.restart)

@@ -2,6 +2,19 @@
 
 from orchestrator.store.database import StoreError
 from orchestrator.store.records import Ended, JobFilter, StoredCommand, StoredEvent
-from orchestrator.store.store import MAX_STEP, Store
+from orchestrator.store.series import MAX_STEP, Kind, Range, Sample, Series
+from orchestrator.store.store import Store
 
-__all__ = ["MAX_STEP", "Ended", "JobFilter", "Store", "StoreError", "StoredCommand", "StoredEvent"]
+__all__ = [
+    "MAX_STEP",
+    "Ended",
+    "JobFilter",
+    "Kind",
+    "Range",
+    "Sample",
+    "Series",
+    "Store",
+    "StoreError",
+    "StoredCommand",
+    "StoredEvent",
+]

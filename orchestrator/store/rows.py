@@ -2,7 +2,6 @@
 
 import json
 import sqlite3
-from collections.abc import Iterable
 from datetime import UTC, datetime
 from functools import lru_cache
 from typing import Any
@@ -126,12 +125,9 @@ def attempt(row: sqlite3.Row) -> Attempt:
         end_reason=EndReason(row["end_reason"]) if row["end_reason"] else None,
         detail=row["detail"],
         events_offset=row["events_offset"],
+        peak_memory_mb=row["peak_memory_mb"],
+        peak_gpu_memory_mb=row["peak_gpu_memory_mb"],
     )
-
-
-def metrics(found: Iterable[sqlite3.Row]) -> list[tuple[int, datetime, dict[str, float]]]:
-    """(step, time, values) of each."""
-    return [(row["step"], moment(row["ts"]), json.loads(row["vals"])) for row in found]
 
 
 def checkpoint(row: sqlite3.Row) -> Checkpoint:

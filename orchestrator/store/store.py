@@ -32,12 +32,13 @@ from orchestrator.errors import IdempotencyConflict, NotFound, StaleTransition, 
 from orchestrator.store import rows
 from orchestrator.store.census import Census, Tallies, read_tallies, take_census
 from orchestrator.store.database import Database, Session
-from orchestrator.store.ingest import ingest
+from orchestrator.store.ingest import Reported
 from orchestrator.store.jobs import NewJob, own_event, tag_values
 from orchestrator.store.keys import Keys
 from orchestrator.store.paging import NEWEST_FIRST, Cursor, Sort, beyond, order
 from orchestrator.store.records import Ended, JobFilter, StoredCommand, StoredEvent
 from orchestrator.store.recovery import Recovery
+from orchestrator.store.series import SEAL_ROWS, Measurements
 from orchestrator.store.sweeps import Sweeps
 from orchestrator.store.waiting import WaitingJobs
 from worker_image.contract.commands import Command
@@ -46,8 +47,6 @@ from worker_image.contract.events import (
     Finished,
 )
 
-MAX_STEP = 2**62
-
 
 class Store:
     """All that is kept about jobs. Open one per database file and process."""
@@ -55,6 +54,7 @@ class Store:
     def __init__(self, database: Database) -> None:
         self._db = database
         self.keys = Keys(database)
+        self.measurements = Measurements(database)
         self.recovery = Recovery(database)
         self._waiting = WaitingJobs()
         self.sweeps = Sweeps(database)
@@ -397,13 +397,11 @@ class Store:
 
         Returns how many were new.
         """
-        new = 0
-        async with self._db.transaction():
-            for item in events:
-                new += await ingest(self._db, attempt, item)
-            await self._db.run("advance", job_id=str(attempt.job_id), number=attempt.number, offset=offset)
-            faults.reach("events_written")
-        return new
+        reported = await asyncio.to_thread(Reported.of, attempt, events)
+        ingested = await self._db.write(partial(reported.ingest, offset=offset))
+        if ingested.unsealed >= SEAL_ROWS:
+            await self.measurements.seal(attempt.job_id, "metrics")
+        return ingested.new
 
     async def events(
         self, *, after: int, job_id: UUID | None, limit: int, who: Principal = MACHINE
@@ -436,14 +434,6 @@ class Store:
         if row is None:
             return None
         return Finished.model_validate({**json.loads(row["data"]), "ts": row["ts"], "seq": row["seq"]})
-
-    async def metrics(
-        self, job_id: UUID, *, start: int = 0, end: int = MAX_STEP, interval: int = 1
-    ) -> list[tuple[int, datetime, dict[str, float]]]:
-        """(step, time, values) for the steps in [start, end] that ``interval`` divides."""
-        found = await self._db.all("metrics", job_id=str(job_id), start=start, end=end, interval=interval)
-        # A long training has a million of them: seconds, for which the event loop would stand still.
-        return await asyncio.to_thread(rows.metrics, found)
 
     async def checkpoints(self, job_id: UUID) -> list[Checkpoint]:
         """Newest attempt first, then highest step first."""

@@ -110,7 +110,10 @@ UPDATE attempts SET events_offset = :offset WHERE job_id = :job_id AND number = 
 
 -- name: insert_event
 INSERT INTO events (job_id, attempt, seq, ts, type, data) VALUES (:job_id, :attempt, :seq, :ts, :type, :data)
-ON CONFLICT (job_id, attempt, seq) DO NOTHING RETURNING id
+ON CONFLICT (job_id, attempt, seq) DO NOTHING
+
+-- name: event_seqs
+SELECT seq FROM events WHERE job_id = :job_id AND attempt = :attempt AND seq BETWEEN :low AND :high
 
 -- name: events
 SELECT * FROM events WHERE id > :after ORDER BY id LIMIT :limit
@@ -121,14 +124,10 @@ SELECT * FROM events WHERE job_id = :job_id AND id > :after ORDER BY id LIMIT :l
 -- name: last_finished
 SELECT data, ts, seq FROM events WHERE job_id = :job_id AND attempt = :attempt AND type = 'finished' ORDER BY id DESC LIMIT 1
 
--- name: put_metrics
-INSERT OR REPLACE INTO metrics (job_id, step, ts, vals) VALUES (:job_id, :step, :ts, :vals)
-
--- name: metrics
-SELECT step, ts, vals FROM metrics WHERE job_id = :job_id AND step BETWEEN :start AND :end AND step % :interval = 0 ORDER BY step
-
 -- name: latest
-UPDATE jobs SET progress = coalesce(:progress, progress), metrics = coalesce(:metrics, metrics),
+UPDATE jobs SET progress = coalesce(:progress, progress),
+    metrics = CASE WHEN json_extract(metrics, '$.step') = :step THEN json_patch(metrics, :metrics)
+        ELSE coalesce(:metrics, metrics) END,
     results = coalesce(:results, results), phase = coalesce(:phase, phase) WHERE id = :id
 
 -- name: put_checkpoint

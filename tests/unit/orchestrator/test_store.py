@@ -180,7 +180,8 @@ async def test_events_read_twice_are_stored_once(store: Store) -> None:
     events = [Metrics(seq=1, ts=1, step=10, values={"loss": 2.0}), Metrics(seq=2, ts=2, step=20, values={"loss": 1.0})]
     assert await store.append_events(attempt, events, 100) == 2
     assert await store.append_events(attempt, events, 100) == 0
-    assert [step for step, _, _ in await store.metrics(job.id)] == [10, 20]
+    (loss,) = await store.measurements.series(job.id, "metrics", most=10)
+    assert [point.step for point in loss.points] == [10, 20]
     assert (await store.attempt(job.id, 1)).events_offset == 100
 
 
@@ -209,13 +210,6 @@ async def test_a_job_carries_its_newest_figures(store: Store) -> None:
     assert job.progress["done"] == 10
     assert job.results == {"fvu": 0.1}
     assert await store.finished(attempt) == Finished(seq=3, ts=3, outcome="completed", results={"fvu": 0.1})
-
-
-async def test_metrics_are_filtered_by_step_and_interval(store: Store) -> None:
-    job, attempt = await begun(store)
-    points = [Metrics(seq=n + 1, ts=1, step=n * 10, values={"loss": float(n)}) for n in range(10)]
-    await store.append_events(attempt, points, 10)
-    assert [step for step, _, _ in await store.metrics(job.id, start=20, end=80, interval=20)] == [20, 40, 60, 80]
 
 
 async def test_checkpoints_come_and_go(store: Store) -> None:
