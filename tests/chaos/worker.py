@@ -13,7 +13,9 @@ import os
 import signal
 import sys
 import time
+from collections.abc import Iterator
 from pathlib import Path
+from typing import IO
 
 STEP_S = 0.004
 STEP = "step"
@@ -22,9 +24,15 @@ STARTS = "starts"
 NO_DIGEST = "sha256:" + "0" * 64
 
 
+class Died(Exception):
+    """It kills itself here."""
+
+
 class Attempt:
-    def __init__(self, run_dir: Path) -> None:
-        self.run_dir = run_dir
+    """What an attempt does, one step at a time."""
+
+    def __init__(self, run_dir: Path, log: IO[str]) -> None:
+        self.run_dir, self.log = run_dir, log
         self.spec = json.loads((run_dir / "params.json").read_text())
         self.name, self.params = self.spec["name"], self.spec["params"]
         self.step = int((Path(self.spec["resume_from"]) / STEP).read_text()) if self.spec["resume_from"] else 0
@@ -38,24 +46,25 @@ class Attempt:
         line = json.dumps({"type": type, "seq": self._seq, "ts": time.time(), **fields}) + "\n"
         os.write(self._events, line.encode())
 
-    def run(self) -> None:
+    def steps(self) -> Iterator[int]:
+        """Do the work; hand over after each step. Raises: Died."""
         every = self.params["checkpoint_every_steps"]
         self.emit("started", device="cpu", summary={}, resumed_from=self.spec["resume_from"])
         while self.step < self.params["steps"]:
             self.step += 1
-            sys.stdout.write(f"step {self.step}\n")
-            sys.stdout.flush()
+            self.log.write(f"step {self.step}\n")
+            self.log.flush()
             if self.step % self.params["log_every_steps"] == 0:
                 self.emit("metrics", step=self.step, values={"loss": 1 / self.step})
                 self.emit("progress", phase="training", done=self.step, total=self.params["steps"], unit="steps")
             if self.name != "deaf" and self.step % every == 0:
                 self.save("interval")
             if self.name == "dies-once" and self.spec["attempt"] == 1 and self.step == self.params["steps"] // 2:
-                os.kill(os.getpid(), signal.SIGKILL)
+                raise Died
             if self.name != "deaf" and (outcome := self.told()):
                 self.emit("finished", outcome=outcome)
                 return
-            time.sleep(STEP_S)
+            yield self.step
         self.save("final")
         (self.run_dir / "artifacts" / "sae.safetensors").write_text("weights")
         self.emit("artifact_saved", path="sae.safetensors", kind="sae", size_bytes=7, digest=NO_DIGEST)
@@ -95,16 +104,25 @@ class Attempt:
         return [json.loads(line) for line in whole.splitlines()]
 
 
-def main(run_dir: Path) -> None:
+def sign(run_dir: Path, name: str) -> None:
+    """Leave a trace of having been started."""
     with (run_dir / STARTS).open("a") as starts:
-        starts.write(f"{os.getpid()}\n")
-    attempt = Attempt(run_dir)
+        starts.write(f"{name}\n")
+
+
+def main(run_dir: Path) -> None:
+    sign(run_dir, str(os.getpid()))
+    attempt = Attempt(run_dir, sys.stdout)
 
     def terminate(*_: object) -> None:
         attempt.terminated = True
 
     signal.signal(signal.SIGTERM, signal.SIG_IGN if attempt.name == "deaf" else terminate)
-    attempt.run()
+    try:
+        for _ in attempt.steps():
+            time.sleep(STEP_S)
+    except Died:
+        os.kill(os.getpid(), signal.SIGKILL)
 
 
 if __name__ == "__main__":

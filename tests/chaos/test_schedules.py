@@ -1,0 +1,126 @@
+"""People submit, pause and change their minds while the orchestrator and the jobs are killed, in any order."""
+
+import os
+import random
+import signal
+import time
+from collections.abc import Callable
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+from uuid import UUID
+
+import pytest
+
+from orchestrator.domain import TERMINAL, JobStatus, Resources, RetryPolicy
+from orchestrator.errors import NotFound, StateConflict
+from tests.chaos.host import Host
+from tests.chaos.story import container, look_at, training
+from tests.chaos.worker import STARTS
+from tests.waiting import until
+
+SCHEDULES = int(os.environ.get("CHAOS_SCHEDULES", "20"))
+"""How many are tried, each from a seed of its own; ``CHAOS_FIRST`` is the first seed."""
+FIRST = int(os.environ.get("CHAOS_FIRST", "0"))
+ACTIONS = 25
+LONGEST_PAUSE_S = 0.15
+QUICK = RetryPolicy(backoff_s=0.02, max_backoff_s=0.1)
+
+
+class Schedule:
+    """One course of events."""
+
+    def __init__(self, host: Host, seed: int) -> None:
+        self.host, self.dice = host, random.Random(seed)
+        self.jobs: list[UUID] = []
+
+    def act(self) -> None:
+        """Do anything at all."""
+        actions: dict[Callable[[], None], int] = {
+            self.submit: 5,
+            lambda: self.ask("pause"): 3,
+            lambda: self.ask("resume"): 3,
+            lambda: self.ask("stop"): 2,
+            lambda: self.ask("cancel"): 1,
+            lambda: self.ask("checkpoint"): 1,
+            lambda: self.ask("restart"): 1,
+            self.kill_orchestrator: 3,
+            self.kill_a_job: 2,
+            self.let_be: 6,
+        }
+        (action,) = self.dice.choices(list(actions), list(actions.values()))
+        action()
+
+    def submit(self) -> None:
+        steps = self.dice.choice([20, 60, 150])
+        common: dict[str, Any] = {"priority": self.dice.choice([0, 0, 5, 10]), "retry": QUICK}
+        if self.dice.random() < 0.3:
+            resources = Resources(gpus=0, cpus=0.5)
+            self.jobs.append(self.host.submit("container", container(steps), resources=resources, **common))
+            return
+        gpus = self.dice.choice([0, 1, 1, 2])
+        shared = 40_000 if gpus == 1 and self.dice.random() < 0.3 else None
+        resources = Resources(gpus=gpus, cpus=1, gpu_memory_mb=shared)
+        name = self.dice.choice(["plain", "plain", "dies-once"])
+        self.jobs.append(self.host.submit("train_sae", training(steps), name=name, resources=resources, **common))
+
+    def ask(self, action: str) -> None:
+        """Ask something of a job that may not be in a state for it."""
+        if self.jobs:
+            job_id = self.dice.choice(self.jobs)
+            with suppress(StateConflict, NotFound):
+                answer = self.host.ask(lambda client: getattr(client, action)(job_id))
+                if action == "restart" and answer is not None:
+                    self.jobs.append(answer.id)
+
+    def kill_orchestrator(self) -> None:
+        self.host.kill()
+        if self.dice.random() < 0.5:
+            time.sleep(self.dice.uniform(0, LONGEST_PAUSE_S))
+        self.host.revive()
+
+    def kill_a_job(self) -> None:
+        running = [pid for file in self.host.settings.runs.glob(f"*/*/{STARTS}") if (pid := _running(file))]
+        if running:
+            with suppress(ProcessLookupError):
+                os.kill(self.dice.choice(running), signal.SIGKILL)
+
+    def let_be(self) -> None:
+        time.sleep(self.dice.uniform(0, LONGEST_PAUSE_S))
+
+    def come_to_rest(self) -> None:
+        """Nobody asks for anything any more, but for paused jobs, which would wait for ever."""
+
+        def over() -> bool:
+            page = self.host.ask(lambda client: client.jobs(limit=500))
+            assert page is not None
+            for job in page.items:
+                if job.status is JobStatus.PAUSED or (job.status is JobStatus.PAUSING and job.intent == "pause"):
+                    with suppress(StateConflict):
+                        self.host.ask(lambda client, job_id=job.id: client.resume(job_id))  # type: ignore[misc]
+            return all(job.status in TERMINAL for job in page.items)
+
+        until(over, "every job has ended", timeout_s=60)
+        self.host.quiesce()
+        self.host.end()
+
+
+def _running(starts: Path) -> int | None:
+    """The attempt's process, if it still runs: its number may be another's by now."""
+    pid = int(starts.read_text())
+    try:
+        environment = Path(f"/proc/{pid}/environ").read_bytes()
+    except OSError:
+        return None
+    return pid if f"SAEFORGE_RUN_DIR={starts.parent}".encode() in environment else None
+
+
+@pytest.mark.parametrize("seed", range(FIRST, FIRST + SCHEDULES))
+def test_nothing_is_lost_in_any_order_of_events(seed: int, host: Host) -> None:
+    host.put_inputs()
+    host.start()
+    schedule = Schedule(host, seed)
+    for _ in range(ACTIONS):
+        schedule.act()
+    schedule.come_to_rest()
+    look_at(host)
