@@ -157,7 +157,9 @@ def _log_is_whole(remains: Remains, job: Job, attempt: Attempt, run_dir: RunDir)
     steps = [int(number) for number in STEP_LINE.findall(text)]
     first = 1
     if attempt.resume_from:
-        first += int((Path(attempt.resume_from) / STEP).read_text())
+        checkpoint = Path(attempt.resume_from) / STEP
+        # Once its heirs have ended, the job that wrote it may be purged.
+        first = int(checkpoint.read_text()) + 1 if checkpoint.exists() else next(iter(steps), 1)
     remains.expect(
         steps == list(range(first, first + len(steps))), f"{attempt.name}: steps {steps[:3]} ... {steps[-3:]}"
     )
