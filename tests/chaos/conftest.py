@@ -13,3 +13,11 @@ def host(tmp_path: Path) -> Iterator[Host]:
     made = Host(tmp_path / "home")
     yield made
     made.clear()
+
+
+@pytest.fixture
+def docker_host(tmp_path: Path, engine_image: str) -> Iterator[Host]:
+    """One that runs its jobs on the machine's Docker engine."""
+    made = Host(tmp_path / "home", executor="docker", worker_image=engine_image, poll_s=0.05)
+    yield made
+    made.clear()

@@ -13,7 +13,7 @@ from uuid import UUID, uuid4
 from orchestrator.client import Client, Unreachable
 from orchestrator.domain import TERMINAL, JobStatus
 from orchestrator.errors import NotFound, StateConflict
-from orchestrator.executors.base import Executor
+from orchestrator.executors.base import Executor, Owned
 from orchestrator.settings import Settings
 from orchestrator.views import JobDetail
 from tests.chaos import server
@@ -31,15 +31,19 @@ _forks.set_forkserver_preload([server.__name__])
 class Host:
     """Nothing runs on it before ``start``. Its orchestrator may be killed at any time; its jobs go on."""
 
-    def __init__(self, home: Path, **settings: Any) -> None:
+    def __init__(self, home: Path, *, environment: dict[str, str] | None = None, **settings: Any) -> None:
         home.mkdir(parents=True, exist_ok=True)
+        # Containers run as another user, who has to get through to the run directories.
+        for folder in (home, *list(home.parents)[:2]):
+            folder.chmod(0o755)
         self.home = home
         self.log = home / "up.log"
         self.deaths = 0
         """Orchestrators seen dead that nobody had asked to end."""
         self.viewers: list[Viewer] = []
-        chosen = {"home": home, "port": free_port(), "cpus": 8, "poll_s": 0.02, "grace_s": 5, **settings}
-        self.settings = Settings(**chosen)
+        chosen = {"home": home, "port": free_port(), "cpus": 8, "poll_s": 0.02, "grace_s": 5}
+        self.settings = Settings(**{**chosen, "executor": "process", **settings})
+        self._environment = environment or {}
         self.acknowledged: set[UUID] = set()
         """Jobs whose submit was answered, and that were not purged since."""
         self._process: Any = None
@@ -47,7 +51,9 @@ class Host:
 
     def start(self, fault: str = "") -> None:
         """Start the orchestrator, to die at ``fault``; return once it answers or is dead."""
-        self._process = _forks.Process(target=server.serve, args=(self.settings, fault, self.log), daemon=True)
+        self._process = _forks.Process(
+            target=server.serve, args=(self.settings, fault, self.log, self._environment), daemon=True
+        )
         self._process.start()
         until(lambda: self._answers() or not self._process.is_alive(), "it is up", self._tail, timeout_s=TIMEOUT_S)
 
@@ -66,7 +72,7 @@ class Host:
         """Leave nothing running, however the test ended."""
         if self._process is not None:
             self.kill()
-        asyncio.run(_remove_all(server.ScriptedExecutor(self.home)))
+        asyncio.run(_remove_all(self.executor()))
 
     def client(self, **options: Any) -> Client:
         url = f"http://127.0.0.1:{self.settings.port}"
@@ -134,9 +140,13 @@ class Host:
             assert not viewer.is_alive(), f"{viewer.job_id} has ended, and its viewer was not told"
             assert viewer.failure is None, f"{viewer.job_id}: {viewer.failure}"
 
-    def owned(self) -> list[Path]:
+    def executor(self) -> Executor:
+        """Another executor on the same home and engine."""
+        return server.scripted_executor(self.settings)
+
+    def owned(self) -> list[Owned]:
         """What the executor still has of attempts."""
-        return list(self.settings.runs.glob("*/*/.process/started.json"))
+        return asyncio.run(_owned(self.executor()))
 
     def put_inputs(self) -> None:
         """A model and a dataset in name only: the scripted worker reads neither."""
@@ -154,6 +164,13 @@ class Host:
 
     def _tail(self) -> str:
         return self.log.read_text()[-3000:] if self.log.exists() else ""
+
+
+async def _owned(executor: Executor) -> list[Owned]:
+    try:
+        return await executor.list_owned()
+    finally:
+        await executor.close()
 
 
 async def _remove_all(executor: Executor) -> None:

@@ -1,4 +1,4 @@
-"""The orchestrator in a process of its own, over plain processes that play containers, and two GPUs that there are not.
+"""The orchestrator in a process of its own, over containers, or over processes in their place and two pretended GPUs.
 
 Forked from a process that has imported everything, so that killing and starting it a hundred times takes no minute.
 """
@@ -11,16 +11,18 @@ from pathlib import Path
 import uvicorn
 
 from orchestrator import app, faults
-from orchestrator.executors.base import LaunchSpec
+from orchestrator.executors.base import Executor, LaunchSpec
+from orchestrator.executors.docker import DockerExecutor
 from orchestrator.executors.process import ProcessExecutor
 from orchestrator.gpus import Gpu, GpuReport
 from orchestrator.settings import Settings
 from tests.chaos import worker
 
 GPUS = tuple(Gpu(f"GPU-{index}", index, "NVIDIA Pretended", 80_000, 0) for index in range(2))
+WORKER = Path(worker.__file__).read_text()
 
 
-class ScriptedExecutor(ProcessExecutor):
+class ScriptedProcesses(ProcessExecutor):
     """Runs any job as a process, whatever its image: training jobs as the scripted worker."""
 
     async def launch(self, spec: LaunchSpec) -> str:
@@ -28,21 +30,39 @@ class ScriptedExecutor(ProcessExecutor):
         return await super().launch(replace(spec, argv=argv, builtin=True))
 
 
+class ScriptedContainers(DockerExecutor):
+    """Runs training jobs as the scripted worker, which any image with Python can."""
+
+    async def launch(self, spec: LaunchSpec) -> str:
+        if spec.builtin:
+            spec = replace(spec, argv=("python3", "-I", "-S", "-c", WORKER, str(spec.run_dir)))
+        return await super().launch(spec)
+
+
+def scripted_executor(settings: Settings) -> Executor:
+    """The executor that the settings name, with the scripted worker in the place of the real one."""
+    if settings.executor == "docker":
+        return ScriptedContainers(settings.home, worker_image=settings.worker_image)
+    return ScriptedProcesses(settings.home)
+
+
 def _gpus() -> GpuReport:
     return GpuReport(GPUS)
 
 
-def serve(settings: Settings, fault: str, log: Path) -> None:
+def serve(settings: Settings, fault: str, log: Path, environment: dict[str, str]) -> None:
     """Be an orchestrator that dies at ``fault``."""
+    os.environ.update(environment)
     output = os.open(log, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o644)
     os.dup2(output, 1)
     os.dup2(output, 2)
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(process)d %(levelname)s %(name)s: %(message)s")
-    # Without a driver there are no leases that could leak.
-    app.GpuProbe = lambda: _gpus  # type: ignore[misc, assignment, return-value]
+    # Without GPUs there are no leases that could leak; an engine would be asked for them.
+    if settings.executor == "process":
+        app.GpuProbe = lambda: _gpus  # type: ignore[misc, assignment, return-value]
     faults.arm(fault)
     config = uvicorn.Config(
-        app.create_app(settings, executor=ScriptedExecutor(settings.home)),
+        app.create_app(settings, executor=scripted_executor(settings)),
         port=settings.port,
         log_config=None,
         access_log=False,

@@ -5,7 +5,6 @@ from uuid import UUID
 from orchestrator.domain import JobStatus, Resources, RetryPolicy
 from tests.chaos.host import Host
 from tests.chaos.invariants import Remains, check_invariants
-from tests.chaos.server import ScriptedExecutor
 from tests.waiting import until
 from worker_image.contract.rundir import RunDir
 
@@ -68,6 +67,23 @@ def tell(host: Host, fault: str = "") -> Remains:
     return look_at(host)
 
 
+def tell_of_containers(host: Host, image: str, fault: str = "") -> Remains:
+    """What can happen to containers, in short."""
+    host.put_inputs()
+    host.start(fault)
+    numbered = host.submit("container", container(image=image), resources=SMALL)
+    dying = host.submit("train_sae", training(40), name="dies-once", resources=SMALL, retry=RetryPolicy(backoff_s=0.05))
+    cancelled = host.submit("container", container(100_000, image), resources=SMALL)
+    host.reaches(cancelled, {JobStatus.RUNNING})
+    host.ask(lambda client: client.cancel(cancelled))
+    host.reaches(cancelled, {JobStatus.CANCELLED})
+    for job_id in (numbered, dying):
+        host.reaches(job_id, {JobStatus.COMPLETED})
+    host.quiesce()
+    host.end()
+    return look_at(host)
+
+
 def tell_of_an_orphan(host: Host, fault: str = "") -> None:
     """A database is lost while a job runs; what the next orchestrator finds running, nobody will ever ask for."""
     host.settings = host.settings.model_copy(update={"orphan_grace_s": 0})
@@ -82,7 +98,7 @@ def tell_of_an_orphan(host: Host, fault: str = "") -> None:
 
 def look_at(host: Host) -> Remains:
     """Check what remains of a home whose orchestrator has ended, and what was shown of it meanwhile."""
-    remains = check_invariants(host.settings, ScriptedExecutor(host.home), acknowledged=host.acknowledged)
+    remains = check_invariants(host.settings, host.executor(), acknowledged=host.acknowledged)
     for viewer in host.viewers:
         if viewer.job_id not in host.acknowledged:
             continue

@@ -23,10 +23,12 @@ STORIES = {"orphan_stopped": tell_of_an_orphan}
 """Point -> the story that reaches it, where the usual one does not."""
 
 
+def points_in(file: Path) -> set[str]:
+    return set(re.findall(r'faults\.reach\("(\w+)"\)', file.read_text()))
+
+
 def points() -> list[str]:
-    found = {
-        point for file in PACKAGE.rglob("*.py") for point in re.findall(r'faults\.reach\("(\w+)"\)', file.read_text())
-    }
+    found = {point for file in PACKAGE.rglob("*.py") for point in points_in(file)}
     return sorted(found - ON_ENGINES_ONLY - UNREACHED)
 
 
