@@ -7,6 +7,7 @@ from worker_image.contract.events import Finished
 from worker_image.contract.launch import CLAIMED_EXIT_CODE, DISK_FULL_EXIT_CODE, UNWRITABLE_EXIT_CODE
 
 SIGKILL_EXIT_CODE = 137
+SIGTERM_EXIT_CODE = 143
 
 
 @dataclass(frozen=True, slots=True)
@@ -19,10 +20,13 @@ class Facts:
     """Empty when nobody saw it end."""
     oom_killed: bool = False
     engine_error: str | None = None
-    """The engine's words, when it could not start the program."""
+    """The engine's words, when it could not start the program or has lost it."""
     finished: Finished | None = None
     """The worker's last word."""
     timed_out: bool = False
+    """It was ended for its timeout."""
+    overran: bool = False
+    """More time than its timeout is over by now. An orchestrator that ended it for that may have died since."""
     overdue: bool = False
     """It was ended because it did not pause or stop within the grace."""
     has_checkpoint: bool = False
@@ -63,18 +67,27 @@ _EXIT_CODES: dict[int, tuple[EndReason, str, str]] = {
         "killed by a signal from outside (exit code 137)",
         "if the machine ran out of memory, lower resources.memory_mb or batch_size; then restart the job",
     ),
+    SIGTERM_EXIT_CODE: (
+        EndReason.KILLED,
+        "told to end from outside (SIGTERM), as an engine does to all when it restarts",
+        "restart the job: it continues from its newest checkpoint",
+    ),
 }
-"""Exit code -> what it means by itself: reason, message, advice."""
+"""Exit code -> what it means by itself, where nobody had asked for it: reason, message, advice."""
 
 
 def outcome(facts: Facts) -> Outcome:
     """Read the facts in order of what outweighs what: the user's cancel, the worker's word, the engine's, the code."""
     if facts.intent == "cancel":
         return Outcome(EndReason.CANCELLED)
-    if facts.timed_out and (facts.finished is None or facts.finished.outcome != "completed"):
+    timed_out = facts.timed_out or (facts.overran and _ended_unasked(facts))
+    if timed_out and (facts.finished is None or facts.finished.outcome != "completed"):
         return _failed(
             EndReason.TIMEOUT, "ran longer than resources.timeout_s", "resources.timeout_s", "raise it, or ask for less"
         )
+    if facts.finished is not None and _ended_unasked(facts):
+        _, message, advice = _EXIT_CODES[SIGTERM_EXIT_CODE]
+        return _failed(EndReason.KILLED, message, None, advice)
     if facts.finished is not None and facts.finished.outcome != "failed":
         return Outcome(_asked_for(facts.finished.outcome, facts.intent))
     if facts.finished is not None and facts.finished.failure is not None:
@@ -83,11 +96,20 @@ def outcome(facts: Facts) -> Outcome:
     # A program that lost only a child to it and went on to succeed has not failed.
     if facts.oom_killed and facts.exit_code != 0:
         return _failed(EndReason.HOST_OOM, *_host_oom(facts))
-    if facts.engine_error:
+    if facts.engine_error and facts.exit_code is not None:
         return _failed(
             EndReason.LAUNCH_FAILED, facts.engine_error, None, "check the image and the command, then restart the job"
         )
     return _by_exit_code(facts)
+
+
+def _ended_unasked(facts: Facts) -> bool:
+    """Whether somebody told it to end, and it was not its user."""
+    if facts.intent != "run":
+        return False
+    if facts.finished is not None:
+        return facts.finished.outcome in ("paused", "stopped")
+    return facts.exit_code in (SIGTERM_EXIT_CODE, SIGKILL_EXIT_CODE) and not facts.oom_killed
 
 
 def _asked_for(reported: str, intent: Intent) -> EndReason:
@@ -103,7 +125,8 @@ def _by_exit_code(facts: Facts) -> Outcome:
     if facts.exit_code is None:
         return _failed(
             EndReason.LOST,
-            "the attempt is gone and nobody saw it end: it was removed from outside, or the machine went down",
+            facts.engine_error
+            or "the attempt is gone and nobody saw it end: it was removed from outside, or the machine went down",
             None,
             "restart the job: it continues from its newest checkpoint",
         )

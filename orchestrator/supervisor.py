@@ -280,7 +280,7 @@ class Supervisor:
             faults.reach("killed")
             return
         await self._deliver()
-        if self._timeout_s and self._started_at and time.time() - self._started_at > self._timeout_s:
+        if self._overran():
             self._timed_out = True
             self._end(handle, self._settings.grace_s)
         elif job.intent == "stop" and "stop" not in self._commands:
@@ -288,6 +288,11 @@ class Supervisor:
         elif job.intent in ("requeue", "pause", "stop") and await self._overdue(job.intent):
             self._overdue_ended = True
             self._end(handle, TERM_GRACE_S)
+
+    def _overran(self) -> bool:
+        if not self._timeout_s or self._started_at is None:
+            return False
+        return time.time() - self._started_at > self._timeout_s
 
     def _end(self, handle: str, grace_s: float) -> None:
         """SIGTERM and, after the grace, SIGKILL, without holding up the watch."""
@@ -370,6 +375,7 @@ class Supervisor:
                 engine_error=seen.error,
                 finished=await self._store.finished(self.attempt),
                 timed_out=self._timed_out,
+                overran=self._overran(),
                 overdue=self._overdue_ended,
                 has_checkpoint=await self._newest_checkpoint() is not None,
                 builtin=self._spec.builtin,

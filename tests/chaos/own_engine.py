@@ -63,8 +63,9 @@ class OwnEngine:
         self._process.terminate()
         self._process.wait(UP_S)
         # It mounts its data onto itself, once more after each death.
-        while os.path.ismount(self._folder / "data"):
-            subprocess.run(["umount", self._folder / "data"], check=True)
+        data = str(self._folder / "data")
+        while any(line.split()[4] == data for line in Path("/proc/self/mountinfo").read_text().splitlines()):
+            subprocess.run(["umount", data], check=True)
         shutil.rmtree(self._folder, ignore_errors=True)
 
     def client(self) -> docker.DockerClient:

@@ -18,7 +18,13 @@ def finished(how: str, failure: Failure | None = None) -> Finished:
         (Facts("pause", 0, finished=finished("stopped")), EndReason.PAUSED),
         (Facts("stop", 0, finished=finished("paused")), EndReason.STOPPED),
         (Facts("stop", 143), EndReason.STOPPED),
-        (Facts("run", 0, finished=finished("stopped")), EndReason.STOPPED),
+        (Facts("run", 0, finished=finished("stopped")), EndReason.KILLED),
+        (Facts("run", 143), EndReason.KILLED),
+        (Facts("run", 143, overran=True), EndReason.TIMEOUT),
+        (Facts("run", 137, overran=True, oom_killed=True), EndReason.HOST_OOM),
+        (Facts("run", 0, overran=True, finished=finished("stopped")), EndReason.TIMEOUT),
+        (Facts("run", 0, overran=True), EndReason.COMPLETED),
+        (Facts("run", 3, overran=True), EndReason.EXIT_CODE),
         (Facts("cancel", 0, finished=finished("completed")), EndReason.CANCELLED),
         (Facts("cancel", None), EndReason.CANCELLED),
         (Facts("run", None), EndReason.LOST),
@@ -38,6 +44,7 @@ def finished(how: str, failure: Failure | None = None) -> Finished:
         (Facts("run", 0, timed_out=True, finished=finished("stopped")), EndReason.TIMEOUT),
         (Facts("run", 0, timed_out=True, finished=finished("completed")), EndReason.COMPLETED),
         (Facts("run", 127, engine_error="no such file"), EndReason.LAUNCH_FAILED),
+        (Facts("run", None, engine_error="its process is gone"), EndReason.LOST),
     ],
 )
 def test_the_facts_tell_the_reason(facts: Facts, reason: EndReason) -> None:
