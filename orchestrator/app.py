@@ -15,7 +15,7 @@ from fastapi.routing import APIRoute
 from fastapi_offline import FastAPIOffline
 
 from orchestrator.access import Role
-from orchestrator.api import events, failures, jobs, keys, logs, metrics, sweeps, system, trainings
+from orchestrator.api import events, failures, jobs, keys, log_socket, logs, metrics, sweeps, system, trainings
 from orchestrator.api.auth import Gate, api_key, authorise, needs
 from orchestrator.api.body_limit import BodyLimit
 from orchestrator.api.guard import Guard
@@ -25,8 +25,11 @@ from orchestrator.api.tokens import Tokens
 from orchestrator.broker import Broker
 from orchestrator.control import Control
 from orchestrator.errors import SettingsError
+from orchestrator.event_pages import EventPages
 from orchestrator.executors.base import Executor
 from orchestrator.executors.select import all_executors, select_executor
+from orchestrator.feed import Feeds
+from orchestrator.growth import Growth
 from orchestrator.host import Host
 from orchestrator.instruments import Instruments
 from orchestrator.inventory import Inventory
@@ -34,6 +37,7 @@ from orchestrator.journal import keep_journal
 from orchestrator.keyring import KeyRing
 from orchestrator.monitor import Monitor
 from orchestrator.nvml import GpuProbe
+from orchestrator.quota import can_punch
 from orchestrator.rebuild import Rebuilt, rebuild
 from orchestrator.scheduler import Scheduler
 from orchestrator.settings import Settings
@@ -77,6 +81,7 @@ def create_app(settings: Settings, *, executor: Executor | None = None, home_is_
     app.include_router(sweeps.router)
     app.include_router(trainings.router)
     app.include_router(logs.router)
+    app.include_router(log_socket.router)
     app.include_router(events.router)
     app.include_router(system.router)
     app.include_router(keys.router)
@@ -111,7 +116,7 @@ async def _running(settings: Settings, given: Executor | None, instruments: Inst
         _tell(await rebuild(store, settings.home))
     others = all_executors(settings)
     executor = given or await select_executor(settings, others)
-    broker, probe = Broker(), GpuProbe()
+    broker, probe, growth = Broker(), GpuProbe(), Growth()
     scheduler = Scheduler(
         store=store,
         executor=executor,
@@ -119,6 +124,7 @@ async def _running(settings: Settings, given: Executor | None, instruments: Inst
         broker=broker,
         settings=settings,
         probe=probe,
+        growth=growth,
         instruments=instruments,
     )
     monitor = Monitor(store=store, host=Host(settings.home), probe=probe, occupancy=scheduler.occupancy)
@@ -133,7 +139,10 @@ async def _running(settings: Settings, given: Executor | None, instruments: Inst
         gate=Gate(settings, keyring, machine_key=key, tokens=tokens),
         monitor=monitor,
         instruments=instruments,
+        feeds=Feeds(store=store, broker=broker, growth=growth, home=settings.home),
+        event_pages=EventPages(store),
     )
+    await asyncio.to_thread(_tell_of_log_quota, settings)
     watching = asyncio.create_task(monitor.run(), name="monitor")
     reconciling = asyncio.create_task(scheduler.run(), name="scheduler")
     reconciling.add_done_callback(_die_with_scheduler)
@@ -146,6 +155,8 @@ async def _running(settings: Settings, given: Executor | None, instruments: Inst
             task.cancel()
             with suppress(asyncio.CancelledError):
                 await task
+        await state.feeds.close()
+        await growth.close()
         for each in {executor, *others.values()}:
             await each.close()
         await store.close()
@@ -157,6 +168,22 @@ def _tell(rebuilt: Rebuilt) -> None:
         logger.warning("the database was empty: took over %d jobs from the run directories", len(rebuilt.jobs))
     for path in rebuilt.unreadable:
         logger.warning("%s is of no known job, and tells none", path)
+
+
+def _tell_of_log_quota(settings: Settings) -> None:
+    """Say at the start when logs will not be kept within their quota here."""
+    if not settings.log_quota_mb:
+        return
+    try:
+        able = can_punch(settings.runs)
+    except OSError as error:
+        logger.warning("whether logs can be kept within SAEFORGE_LOG_QUOTA_MB is not known: %s", error)
+        return
+    if not able:
+        logger.warning(
+            "the filesystem of %s cannot free the middle of a file: logs are not kept within SAEFORGE_LOG_QUOTA_MB",
+            settings.runs,
+        )
 
 
 def _die_with_scheduler(task: asyncio.Task[None]) -> None:

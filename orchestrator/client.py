@@ -441,9 +441,13 @@ class Client:
         tail: int | None = None,
         offset: int | None = None,
         limit_bytes: int | None = None,
+        encoding: Literal["utf-8", "base64"] | None = None,
     ) -> LogChunk:
-        """A piece of one attempt's log (the newest attempt when empty): the last ``tail`` lines, or from ``offset``."""
-        query = {"attempt": attempt, "tail": tail, "offset": offset, "limit_bytes": limit_bytes}
+        """A piece of one attempt's log (the newest attempt when empty): the last ``tail`` lines, or from ``offset``.
+
+        Text, or with ``encoding`` "base64" the exact bytes.
+        """
+        query = {"attempt": attempt, "tail": tail, "offset": offset, "limit_bytes": limit_bytes, "encoding": encoding}
         return self._get(LogChunk, _of(job_id, "logs"), query)
 
     def download_log(self, job_id: JobId, target: Path | str | IO[bytes], *, attempt: int | None = None) -> int:
@@ -451,9 +455,12 @@ class Client:
         query = {"download": "true", "attempt": attempt}
         return self._transport.download(_of(job_id, "logs"), query, target, name=f"{job_id}.log")
 
-    def events(self, job_id: JobId, *, after: int = 0) -> EventPage:
-        """Stored events of a job with ids above ``after``."""
-        return self._get(EventPage, _of(job_id, "events"), {"after": after})
+    def events(
+        self, job_id: JobId | None = None, *, after: int | Literal["latest"] = 0, types: Sequence[str] = ()
+    ) -> EventPage:
+        """Stored events of a job, or of all, with ids above ``after``; of these types or public names, if any."""
+        path = "/api/events" if job_id is None else _of(job_id, "events")
+        return self._get(EventPage, path, {"after": after, "types": ",".join(types) or None})
 
     def metrics(
         self,
@@ -525,24 +532,36 @@ class Client:
 
     # Streams
 
-    def follow_log(self, job_id: JobId, *, attempt: int = 1, offset: int = 0) -> Generator[LogFrame, None, None]:
+    def follow_log(
+        self, job_id: JobId, *, attempt: int = 1, offset: int = 0, skip: bool = False
+    ) -> Generator[LogFrame, None, None]:
         """The log as it is written, across attempts, from a byte offset on; ends when the job has ended.
 
-        A lost connection is taken up again behind the last frame, so nothing is missed or repeated.
+        A lost connection is taken up again behind the last frame, so nothing is missed or repeated. With ``skip``, a
+        reader that falls far behind is moved forward instead, and told so by a frame.
         """
-        return self._transport.follow(LogStream(_uuid(job_id), attempt, offset))
+        return self._transport.follow(LogStream(_uuid(job_id), attempt, offset, skip=skip))
 
-    def afollow_log(self, job_id: JobId, *, attempt: int = 1, offset: int = 0) -> AsyncGenerator[LogFrame, None]:
+    def afollow_log(
+        self, job_id: JobId, *, attempt: int = 1, offset: int = 0, skip: bool = False
+    ) -> AsyncGenerator[LogFrame, None]:
         """``follow_log`` for asyncio."""
-        return self._transport.afollow(LogStream(_uuid(job_id), attempt, offset))
+        return self._transport.afollow(LogStream(_uuid(job_id), attempt, offset, skip=skip))
 
-    def follow_events(self, job_id: JobId | None = None, *, after: int = 0) -> Generator[EventView, None, None]:
-        """Events of one job, or of all, with ids above ``after``, as they are stored. It never ends by itself."""
-        return self._transport.follow(EventStream(None if job_id is None else _uuid(job_id), after))
+    def follow_events(
+        self, job_id: JobId | None = None, *, after: int | Literal["latest"] = 0, types: Sequence[str] = ()
+    ) -> Generator[EventView, None, None]:
+        """Events of one job, or of all, with ids above ``after``, as they are stored. It never ends by itself.
 
-    def afollow_events(self, job_id: JobId | None = None, *, after: int = 0) -> AsyncGenerator[EventView, None]:
+        "latest" begins with what is still to come; ``types`` names stored types or public names, all when empty.
+        """
+        return self._transport.follow(EventStream(None if job_id is None else _uuid(job_id), after, types))
+
+    def afollow_events(
+        self, job_id: JobId | None = None, *, after: int | Literal["latest"] = 0, types: Sequence[str] = ()
+    ) -> AsyncGenerator[EventView, None]:
         """``follow_events`` for asyncio."""
-        return self._transport.afollow(EventStream(None if job_id is None else _uuid(job_id), after))
+        return self._transport.afollow(EventStream(None if job_id is None else _uuid(job_id), after, types))
 
     # HTTP
 

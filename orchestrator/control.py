@@ -275,7 +275,7 @@ class Control:
         await asyncio.to_thread(_delete, self._settings.runs / str(job_id))
         faults.reach("purge_deleted")
         await self._store.purge(job_id)
-        self._broker.ring()
+        self._broker.ring(job_id)
 
     async def _newest_checkpoint(self, job_id: UUID) -> str | None:
         path = await newest_checkpoint(self._store, self._settings.home, job_id)
@@ -316,7 +316,7 @@ class Control:
 
     def _changed(self, job: Job) -> None:
         self._scheduler.nudge(job.id)
-        self._broker.ring()
+        self._broker.ring(job.id)
 
 
 _VERBS = {"set_learning_rate": "change the learning rate of"}

@@ -104,6 +104,13 @@ class HeadersTooLarge(OrchestratorError):
     code = "headers_too_large"
 
 
+class RangeNotSatisfiable(OrchestratorError):
+    """There are no such bytes."""
+
+    status = 416
+    code = "range_not_satisfiable"
+
+
 class ExecutorError(OrchestratorError):
     """The executor could not do what was asked."""
 

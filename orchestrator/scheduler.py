@@ -15,6 +15,7 @@ from orchestrator.domain import Attempt, Job, JobStatus, Wait
 from orchestrator.errors import DiskFull, EngineUnavailable, ImageMissing, NotFound, StateConflict
 from orchestrator.executors.base import Executor
 from orchestrator.gpus import GpuReport
+from orchestrator.growth import Growth
 from orchestrator.instruments import Instruments
 from orchestrator.occupancy import Occupancy
 from orchestrator.planner import Held, Machine, plan
@@ -53,6 +54,7 @@ class Scheduler:
         broker: Broker,
         settings: Settings,
         probe: Callable[[], GpuReport],
+        growth: Growth,
         instruments: Instruments | None = None,
     ) -> None:
         """``executor`` takes new attempts; ``others`` look after attempts begun under an earlier setting."""
@@ -74,6 +76,7 @@ class Scheduler:
         """Whose processes are on the GPUs."""
         self._store, self._broker, self._settings, self._probe = store, broker, settings, probe
         self._instruments = instruments or Instruments()
+        self._growth = growth
         self._wake = asyncio.Event()
         self._supervisors: dict[tuple[UUID, int], Supervisor] = {}
         self._tasks: set[asyncio.Task[None]] = set()
@@ -147,8 +150,9 @@ class Scheduler:
                     start.job, executor=self.executor.name, gpus=start.gpus, cpus=start.cpus
                 )
                 await self._supervise(attempt)
-        if decided.starts or decided.waits.keys() != self.waits.keys():
-            self._broker.ring()
+        changed = {start.job.id for start in decided.starts} | (decided.waits.keys() ^ self.waits.keys())
+        if changed:
+            self._broker.ring(*changed)
         self.waits = decided.waits
         if self.disk_error is None:
             self._pull_ahead([job for job in queue if job.id in decided.waits][:PULL_AHEAD])
@@ -238,6 +242,7 @@ class Scheduler:
             executor=executor,
             broker=self._broker,
             settings=self._settings,
+            growth=self._growth,
         )
 
     def _supervised(self, attempt: Attempt, task: asyncio.Task[None]) -> None:

@@ -123,6 +123,16 @@ class Settings(ClientSettings):
     """Seconds between looks at a running job."""
     min_free_mb: int = Field(default=2048, ge=0, le=1_073_741_824)
     """MiB that must be free under <home> for a new attempt to start; what runs goes on."""
+    log_quota_mb: int = Field(default=1024, ge=0)
+    """Most that the log of one attempt may take on disk, in MiB: beyond it the oldest lines but the first ones are
+    freed, and a marker tells how many bytes. No limit when 0."""
+    viewer_timeout_s: float = Field(default=60.0, gt=0)
+    """Seconds that a viewer of a stream may read nothing of what waits for it before it is let go."""
+    viewer_lag_mb: int = Field(default=8, ge=1)
+    """How far, in MiB, a viewer that asked for ?skip=true may stay behind a log before it is moved forward."""
+    event_history: int = Field(default=5000, ge=100)
+    """Newest metrics, progress and message events kept of each job; all other events stay as long as their job, and
+    the figures themselves stay in the metrics."""
     max_body_bytes: int = Field(default=1_048_576, ge=1024)
     """Largest request body accepted."""
     log_level: Literal["debug", "info", "warning", "error"] = "info"

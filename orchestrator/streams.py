@@ -1,14 +1,17 @@
 """A job's log and events as a client reads them from WebSockets: where each was read to, and when to try again."""
 
+import base64
 import json
 import random
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol, TypeVar
+from typing import Any, Literal, Protocol, TypeVar
 from urllib.parse import urlencode
 from uuid import UUID
 
+from orchestrator.domain import TERMINAL
 from orchestrator.errors import OrchestratorError
-from orchestrator.views import EventView
+from orchestrator.views import EventPage, EventView, JobDetail, LogChunk
 
 LONGEST_DELAY_S = 10.0
 """No wait between two tries is longer."""
@@ -29,10 +32,34 @@ class LogFrame:
 
     attempt: int
     offset: int
-    """Byte offset of the first byte of ``data`` within the attempt's log."""
+    """Byte offset of the first byte of ``content`` within the attempt's log."""
     next_offset: int
-    data: str
-    """UTF-8 text; bytes that are not text show as U+FFFD."""
+    content: bytes
+    """The exact bytes; none where bytes were skipped."""
+    skipped: str = ""
+    """The line that stands for bytes that are not there, or not sent, between the offsets."""
+
+    @property
+    def data(self) -> str:
+        """What a person reads: UTF-8 text, in which bytes that are not text show as U+FFFD; or the ``skipped`` line."""
+        return self.skipped or self.content.decode(errors="replace")
+
+
+def frames_of(chunk: LogChunk) -> list[LogFrame]:
+    """The frames in a chunk of ``encoding`` base64."""
+    content, at = base64.b64decode(chunk.data), chunk.offset
+    frames = []
+    for gap in chunk.gaps:
+        kept, content = content[: gap.offset - at], content[gap.offset - at :]
+        frames.append(LogFrame(chunk.attempt, at, gap.offset, kept))
+        frames.append(LogFrame(chunk.attempt, gap.offset, gap.next_offset, b"", gap.message))
+        at = gap.next_offset
+    frames.append(LogFrame(chunk.attempt, at, chunk.next_offset, content))
+    return [frame for frame in frames if frame.next_offset > frame.offset]
+
+
+Get = Callable[[str, Mapping[str, Any]], bytes]
+"""Answers a path and a query over HTTP."""
 
 
 class Stream(Protocol[Received]):
@@ -49,55 +76,114 @@ class Stream(Protocol[Received]):
         """What a message holds, if it holds something not seen yet."""
         ...
 
+    def poll(self, get: Get) -> Sequence[Received]:
+        """What comes next, asked for over HTTP; nothing once all is read."""
+        ...
+
 
 class LogStream:
     """A job's log from a byte offset of an attempt to the job's end."""
 
-    def __init__(self, job_id: UUID, attempt: int, offset: int) -> None:
+    def __init__(self, job_id: UUID, attempt: int, offset: int, *, skip: bool = False) -> None:
+        """With ``skip`` a reader that falls far behind is moved forward."""
         self.ended = False
         self._job_id = job_id
         self._next = (attempt, offset)
+        self._skip = skip
 
     @property
     def path(self) -> str:
         attempt, offset = self._next
-        return f"/api/jobs/{self._job_id}/logs?attempt={attempt}&offset={offset}"
+        skip = "&skip=true" if self._skip else ""
+        return f"/api/jobs/{self._job_id}/logs?attempt={attempt}&offset={offset}&encoding=binary{skip}"
 
     def receive(self, message: str | bytes) -> LogFrame | None:
-        frame = _object(message)
-        if frame.get("type") == "end":
-            self.ended = True
-        if frame.get("type") != "log":
-            return None
-        piece = LogFrame(frame["attempt"], frame["offset"], frame["next_offset"], frame["data"])
+        head, content = message, None
+        if isinstance(message, bytes):
+            head, _, content = message.partition(b"\n")
+        frame = _object(head)
+        match frame.get("type"):
+            case "log":
+                exact = frame["data"].encode() if content is None else content
+                return self._taken(LogFrame(frame["attempt"], frame["offset"], frame["next_offset"], exact))
+            case "skipped":
+                piece = LogFrame(frame["attempt"], frame["offset"], frame["next_offset"], b"", _skipped_line(frame))
+                if frame.get("reason") == "cut" and (piece.attempt, piece.offset) == self._next:
+                    # The log is shorter than it was: what comes now has offsets that were seen before.
+                    self._next = (piece.attempt, piece.next_offset)
+                    return piece
+                return self._taken(piece)
+            case "end":
+                self.ended = True
+        return None
+
+    def poll(self, get: Get) -> list[LogFrame]:
+        attempt, offset = self._next
+        # In this order: whatever the job's status tells of is then in the log already.
+        job = JobDetail.model_validate_json(get(f"/api/jobs/{self._job_id}", {}))
+        if job.attempts:
+            query = {"attempt": attempt, "offset": offset, "encoding": "base64"}
+            chunk = LogChunk.model_validate_json(get(f"/api/jobs/{self._job_id}/logs", query))
+            frames = [frame for item in frames_of(chunk) if (frame := self._taken(item)) is not None]
+            if frames:
+                return frames
+            if attempt < job.attempts:
+                self._next = (attempt + 1, 0)
+                return self.poll(get)
+        self.ended = job.status in TERMINAL
+        return []
+
+    def _taken(self, piece: LogFrame) -> LogFrame | None:
         if (piece.attempt, piece.offset) < self._next:
             return None
         self._next = (piece.attempt, piece.next_offset)
         return piece
 
 
+def _skipped_line(frame: Mapping[str, Any]) -> str:
+    if frame.get("message"):
+        return str(frame["message"])
+    if frame.get("reason") == "cut":
+        return "[saeforge: the job cut its log here]\n"
+    return f"\n[saeforge: {frame.get('bytes', 0)} bytes skipped here: they came faster than they were read]\n"
+
+
 class EventStream:
     """Events of one job, or of all, above an id. Only its reader ends it."""
 
-    def __init__(self, job_id: UUID | None, after: int) -> None:
+    def __init__(self, job_id: UUID | None, after: int | Literal["latest"], types: Sequence[str] = ()) -> None:
         self.ended = False
         self._job_id = job_id
         self._after = after
+        self._types = {"types": ",".join(types)} if types else {}
 
     @property
     def path(self) -> str:
         job = {} if self._job_id is None else {"job": str(self._job_id)}
-        return "/api/events?" + urlencode(job | {"after": str(self._after)})
+        return "/api/events?" + urlencode(job | self._types | {"after": str(self._after)})
 
     def receive(self, message: str | bytes) -> EventView | None:
         frame = _object(message)
+        if frame.get("type") == "heartbeat":
+            self._passed(frame.get("after", 0))
         if "id" not in frame:
             return None
         event = EventView.model_validate(frame)
-        if event.id <= self._after:
-            return None
-        self._after = event.id
-        return event
+        return event if self._passed(event.id) else None
+
+    def poll(self, get: Get) -> list[EventView]:
+        path = "/api/events" if self._job_id is None else f"/api/jobs/{self._job_id}/events"
+        page = EventPage.model_validate_json(get(path, self._types | {"after": self._after}))
+        fresh = [event for event in page.items if self._passed(event.id)]
+        self._passed(page.next_after)
+        return fresh
+
+    def _passed(self, event_id: int) -> bool:
+        """Whether this is the first time that so high an id is seen."""
+        if self._after != "latest" and event_id <= self._after:
+            return False
+        self._after = event_id
+        return True
 
 
 class Patience:
@@ -111,9 +197,14 @@ class Patience:
         self._lost_at: float | None = None
         self._was_connected = False
 
-    def renew(self) -> None:
-        """Something arrived."""
-        self._failures = 0
+    @property
+    def failures(self) -> int:
+        """Tries in a row that brought nothing."""
+        return self._failures
+
+    def renew(self, *, polled: bool = False) -> None:
+        """Something arrived; when it was asked for, connecting still fails."""
+        self._failures = self._failures if polled else 0
         self._lost_at = None
         self._was_connected = True
 
@@ -161,5 +252,7 @@ def _object(message: str | bytes) -> dict[str, Any]:
     if not isinstance(frame, dict):
         raise UnexpectedAnswer("the stream sent something that is not a JSON object")
     if frame.get("type") == "error" and "code" in frame:
-        raise (error_kind(frame["code"]) or UnexpectedAnswer)(frame.get("message"))
+        details = frame.get("details") or {}
+        kind = error_kind(frame["code"]) or UnexpectedAnswer
+        raise kind(frame.get("message"), field=details.get("field"), suggestion=details.get("suggestion"))
     return frame

@@ -32,8 +32,10 @@ from orchestrator.errors import (
     StateConflict,
 )
 from orchestrator.executors.base import Executor, LaunchSpec, Observation, RunState
+from orchestrator.growth import Growth
 from orchestrator.journal import about
 from orchestrator.outcome import Facts, Outcome, outcome
+from orchestrator.quota import LogQuota
 from orchestrator.record import write_begun, write_settled
 from orchestrator.settings import Settings
 from orchestrator.settlement import settlement
@@ -52,6 +54,10 @@ class _Gone(Exception):
 
 
 INGEST_BYTES = 1 << 20
+INGEST_PAUSE_S = 0.05
+"""Between two times that events are stored as they come: many small ones become one transaction."""
+THIN_EVERY = 1000
+"""Events stored before those beyond the history are forgotten."""
 LOG_TAIL_LINES = 5
 LOG_TAIL_BYTES = 2000
 ENGINE_RETRY_S = 2.0
@@ -116,7 +122,15 @@ class Supervisor:
     """Looks after one attempt. ``run`` returns when it is settled and its leases are free."""
 
     def __init__(
-        self, job: Job, attempt: Attempt, *, store: Store, executor: Executor, broker: Broker, settings: Settings
+        self,
+        job: Job,
+        attempt: Attempt,
+        *,
+        store: Store,
+        executor: Executor,
+        broker: Broker,
+        settings: Settings,
+        growth: Growth,
     ) -> None:
         self.attempt = attempt
         self._job, self._job_id = job, job.id
@@ -127,10 +141,13 @@ class Supervisor:
         self._timeout_s = job.resources.timeout_s
         self._started_at = attempt.started_at.timestamp() if attempt.started_at else None
         self._store, self._executor, self._broker, self._settings = store, executor, broker, settings
+        self._growth, self._quota = growth, LogQuota(self._run_dir, settings.log_quota_mb << 20)
         self._offset = attempt.events_offset
         self._delivered: set[str] | None = None
         self._nudged = asyncio.Event()
+        self._stirred = asyncio.Event()
         self._ending: asyncio.Task[None] | None = None
+        self._unthinned = 0
         self._timed_out = False
         self._overdue_ended = False
         self._phase_before = "running"
@@ -138,6 +155,7 @@ class Supervisor:
     def nudge(self) -> None:
         """Look again now: the user asked for something."""
         self._nudged.set()
+        self._stirred.set()
 
     async def run(self) -> None:
         with about(job_id=str(self._job_id), attempt=self.attempt.number):
@@ -151,7 +169,8 @@ class Supervisor:
                     handle = handle or await self._launch()
                     if handle:
                         await self._now_running()
-                    seen = await self._watch(handle) if handle else None
+                    with self._growth.watch(self._run_dir.events, self._stirred.set):
+                        seen = await self._watch(handle) if handle else None
                     faults.reach("exit_seen")
                     await self._settle(partial(self._outcome, seen), seen)
                 except _Gone:
@@ -224,7 +243,7 @@ class Supervisor:
             # A pause or stop that came in between is the newer wish and stands.
             with suppress(StateConflict):
                 await self._store.transition(job, JobStatus.RUNNING, "it runs", phase="running")
-        self._broker.ring()
+        self._broker.ring(self._job_id)
 
     async def _unless_cancelled(self, work: Coroutine[Any, Any, None]) -> bool:
         """Await ``work``; give up and return False as soon as the user cancels the job."""
@@ -257,6 +276,8 @@ class Supervisor:
         """Carry events in and commands out until the attempt no longer runs."""
         while True:
             more = await self._ingest()
+            if self._quota.due():
+                await self._bound_log()
             job = await self._store.job(self._job_id)
             try:
                 seen = await self._executor.inspect(handle)
@@ -270,7 +291,7 @@ class Supervisor:
                 await self._engine_lost(error)
                 continue
             if not more:
-                await self._pause(self._settings.poll_s)
+                await self._rest()
 
     async def _steer(self, job: Job, handle: str) -> None:
         """Do what the user, or the clock, asks for."""
@@ -343,10 +364,15 @@ class Supervisor:
         if offset == self._offset:
             return False
         faults.reach("events_read")
-        await self._store.append_events(self.attempt, self._parsed(lines), offset)
+        events = self._parsed(lines)
+        await self._store.append_events(self.attempt, events, offset)
         faults.reach("events_stored")
         self._offset = offset
-        self._broker.ring()
+        self._broker.ring(self._job_id)
+        self._unthinned += len(events)
+        if self._unthinned > THIN_EVERY:
+            await self._store.thin_events(self._job_id, self._settings.event_history)
+            self._unthinned = 0
         return True
 
     def _parsed(self, lines: list[bytes]) -> list[Event]:
@@ -359,11 +385,25 @@ class Supervisor:
                 logger.warning("%s: not an event: %.200r (%s)", self._run_dir.events, line, error.errors()[0]["msg"])
         return events
 
+    async def _bound_log(self) -> None:
+        """Keep the log within its quota; say so the first time something is dropped, or cannot be."""
+        try:
+            excess = await asyncio.to_thread(self._quota.enforce)
+        except OSError as error:
+            logger.warning("%s: its log cannot be kept within its quota: %s", self.attempt.name, error)
+            return
+        if excess is not None:
+            told = {"attempt": self.attempt.number, "size_bytes": excess.size_bytes}
+            told |= {"quota_mb": self._settings.log_quota_mb, "dropping": excess.dropped is not None}
+            await self._store.note(self._job_id, "log_over_quota", told)
+            self._broker.ring(self._job_id)
+
     # --- settle
 
     async def _outcome(self, seen: Observation | None, job: Job) -> Outcome:
         while await self._ingest():
             pass
+        await self._bound_log()
         if seen is None:
             return Outcome(EndReason.CANCELLED)
         tail = await asyncio.to_thread(read_last_lines, self._run_dir.log, LOG_TAIL_LINES, LOG_TAIL_BYTES)
@@ -405,7 +445,7 @@ class Supervisor:
         if ended.status is JobStatus.QUEUED:
             faults.reach("requeued")
         logger.info("%s ended: %s", self.attempt.name, end.reason)
-        self._broker.ring()
+        self._broker.ring(self._job_id)
 
     async def _write_settled(self, ended: Ended) -> None:
         """Before the database says so, that whatever it knows can be rebuilt without it."""
@@ -446,14 +486,28 @@ class Supervisor:
             if job.phase != UNREACHABLE:
                 self._phase_before = job.phase
                 await self._store.set_phase(self._job_id, UNREACHABLE)
-        self._broker.ring()
+        self._broker.ring(self._job_id)
         await self._pause(ENGINE_RETRY_S)
 
     async def _engine_found(self, job: Job) -> None:
         """In contact again: what it was doing is what it does."""
         if job.phase == UNREACHABLE:
             await self._store.set_phase(self._job_id, self._phase_before)
-            self._broker.ring()
+            self._broker.ring(self._job_id)
+
+    async def _rest(self) -> None:
+        """Wait for the next look, or until nudged; what the worker reports meanwhile is stored at once."""
+        loop = asyncio.get_running_loop()
+        ends_at = loop.time() + self._settings.poll_s
+        while not self._nudged.is_set() and loop.time() < ends_at:
+            with suppress(TimeoutError):
+                async with asyncio.timeout_at(ends_at):
+                    await self._stirred.wait()
+            if self._stirred.is_set() and not self._nudged.is_set():
+                self._stirred.clear()
+                await self._ingest()
+                await asyncio.sleep(min(INGEST_PAUSE_S, self._settings.poll_s))
+        self._nudged.clear()
 
     async def _pause(self, seconds: float) -> None:
         """Wait, or until nudged."""

@@ -7,9 +7,9 @@ import stat
 from dataclasses import dataclass
 from pathlib import Path
 
-_NO_FILE = frozenset({errno.ENOENT, errno.ELOOP, errno.ENXIO})
-"""Absent; a link, as ``O_NOFOLLOW`` tells of it; a socket."""
-
+_NO_FILE = frozenset({errno.ENOENT, errno.ENOTDIR, errno.EISDIR, errno.ELOOP, errno.ENXIO})
+"""Absent; a directory; a link, as ``O_NOFOLLOW`` tells of it; a socket."""
+_BLOCK_BYTES = 65_536
 
 LONGEST_LINE = 16 << 20
 """Bytes; no event is that long."""
@@ -30,25 +30,43 @@ class Piece:
         return self.offset + len(self.data)
 
 
-def read_piece(path: Path, offset: int, limit: int) -> Piece:
-    """At most ``limit`` bytes from ``offset``; none when the file is absent, no plain file, or not that long.
+def open_plain(path: Path, mode: int = os.O_RDONLY) -> int | None:
+    """A descriptor of the file; none when it is absent or no plain file.
 
     A job owns its run directory: what it put in place of a file is neither followed (a link to a file it may not
     read) nor waited for (a pipe).
     """
     try:
-        descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
+        descriptor = os.open(path, mode | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
     except OSError as error:
         if error.errno in _NO_FILE:
-            return Piece(b"", 0, 0)
+            return None
         raise
-    with open(descriptor, "rb") as file:
-        found = os.fstat(descriptor)
-        if not stat.S_ISREG(found.st_mode):
-            return Piece(b"", 0, 0)
-        start = min(offset, found.st_size)
-        file.seek(start)
-        return Piece(file.read(limit), start, found.st_size)
+    if stat.S_ISREG(os.fstat(descriptor).st_mode):
+        return descriptor
+    os.close(descriptor)
+    return None
+
+
+def read_piece(path: Path, offset: int, limit: int) -> Piece:
+    """At most ``limit`` bytes from ``offset``; none when the file is absent, no plain file, or not that long."""
+    descriptor = open_plain(path)
+    if descriptor is None:
+        return Piece(b"", 0, 0)
+    try:
+        size = os.fstat(descriptor).st_size
+        start = min(offset, size)
+        return Piece(_pread(descriptor, min(limit, size - start), start), start, size)
+    finally:
+        os.close(descriptor)
+
+
+def _pread(descriptor: int, wanted: int, offset: int) -> bytes:
+    """That many bytes, or fewer where the file ends; the system may give fewer at once."""
+    data = os.pread(descriptor, wanted, offset)
+    while data and len(data) < wanted and (more := os.pread(descriptor, wanted - len(data), offset + len(data))):
+        data += more
+    return data
 
 
 def read_lines(path: Path, offset: int, limit: int) -> tuple[list[bytes], int]:
@@ -70,16 +88,27 @@ def read_lines(path: Path, offset: int, limit: int) -> tuple[list[bytes], int]:
 def read_last_lines(path: Path, lines: int, limit: int) -> Piece:
     """The last ``lines`` lines, or as many of them as ``limit`` bytes hold."""
     size = read_piece(path, 0, 0).size_bytes
-    piece = read_piece(path, max(0, size - limit), limit)
     if lines <= 0:
-        return Piece(b"", piece.next_offset, piece.size_bytes)
-    body = piece.data[:-1] if piece.data.endswith(b"\n") else piece.data
-    cut = len(body)
-    for _ in range(lines):
-        cut = body.rfind(b"\n", 0, cut)
-        if cut < 0:
+        return Piece(b"", size, size)
+    block = min(_BLOCK_BYTES, limit)
+    while True:
+        piece = read_piece(path, max(0, size - block), limit)
+        cut = _start_of_last(piece.data, lines)
+        if cut is not None:
+            return Piece(piece.data[cut:], piece.offset + cut, piece.size_bytes)
+        if piece.offset == 0 or block >= limit:
             return piece
-    return Piece(piece.data[cut + 1 :], piece.offset + cut + 1, piece.size_bytes)
+        block = min(4 * block, limit)
+
+
+def _start_of_last(data: bytes, lines: int) -> int | None:
+    """Where the last ``lines`` lines begin; none when so many do not end in ``data``."""
+    cut = len(data) - data.endswith(b"\n")
+    for _ in range(lines):
+        cut = data.rfind(b"\n", 0, cut)
+        if cut < 0:
+            return None
+    return cut + 1
 
 
 def whole_characters(data: bytes) -> int:
@@ -87,6 +116,10 @@ def whole_characters(data: bytes) -> int:
 
     Bytes that are not UTF-8 at all count as whole.
     """
-    decoder = codecs.getincrementaldecoder("utf-8")(errors="replace")
-    decoder.decode(data)
-    return len(data) - len(decoder.getstate()[0])
+    # No character is longer than four bytes, so one that is cut begins in the last three.
+    for tail in range(1, min(3, len(data)) + 1):
+        if data[-tail] & 0xC0 != 0x80:
+            decoder = codecs.getincrementaldecoder("utf-8")(errors="replace")
+            decoder.decode(data[-tail:])
+            return len(data) - len(decoder.getstate()[0])
+    return len(data)

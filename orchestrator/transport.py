@@ -3,7 +3,7 @@
 import asyncio
 import os
 import time
-from collections.abc import AsyncGenerator, Generator, Iterator, Mapping
+from collections.abc import AsyncGenerator, Generator, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import IO, Any, TypeVar
@@ -40,6 +40,11 @@ _BY_STATUS: dict[int, type[OrchestratorError]] = {
 
 KEY_ADVICE = "set SAEFORGE_API_KEY (the key is in <home>/api-key on the orchestrator's machine)"
 """What to do about a key that is missing or wrong. The API speaks of headers, which no user of a client sends."""
+
+FAILURES_BEFORE_POLLING = 3
+"""Tries in a row to connect a WebSocket before its news is asked for over HTTP."""
+POLL_S = 2.0
+"""Between two such questions; a WebSocket is tried again each time."""
 
 Item = TypeVar("Item")
 
@@ -185,9 +190,12 @@ class Transport:
             "open_timeout": self.timeout_s,
             "close_timeout": 1.0,
             "max_size": None,
+            "compression": None,
         }
 
     def follow(self, stream: Stream[Item]) -> Generator[Item, None, None]:
+        """What a stream brings, over a WebSocket that is taken up again whenever it is lost; where none can be had
+        although the orchestrator answers, by asking every ``POLL_S`` seconds."""
         patience = self._patience()
         while not stream.ended:
             try:
@@ -202,9 +210,18 @@ class Transport:
                 lost: Exception = ConnectionError("the orchestrator closed the connection")
             except (OSError, WebSocketException, EngineUnavailable) as error:
                 lost = error
-            time.sleep(self._before_reconnect_s(lost, patience))
+            self._check_refusal(lost)
+            if patience.failures >= FAILURES_BEFORE_POLLING and (items := self._polled(stream)) is not None:
+                patience.renew(polled=True)
+                while items:
+                    yield from items
+                    items = self._polled(stream)
+                time.sleep(0 if stream.ended else POLL_S)
+            else:
+                time.sleep(self._before_reconnect_s(lost, patience))
 
     async def afollow(self, stream: Stream[Item]) -> AsyncGenerator[Item, None]:
+        """``follow`` for asyncio."""
         patience = self._patience()
         while not stream.ended:
             try:
@@ -219,21 +236,41 @@ class Transport:
                 lost: Exception = ConnectionError("the orchestrator closed the connection")
             except (OSError, WebSocketException, EngineUnavailable) as error:
                 lost = error
-            await asyncio.sleep(self._before_reconnect_s(lost, patience))
+            self._check_refusal(lost)
+            polling = patience.failures >= FAILURES_BEFORE_POLLING
+            if polling and (items := await asyncio.to_thread(self._polled, stream)) is not None:
+                patience.renew(polled=True)
+                while items:
+                    for item in items:
+                        yield item
+                    items = await asyncio.to_thread(self._polled, stream)
+                await asyncio.sleep(0 if stream.ended else POLL_S)
+            else:
+                await asyncio.sleep(self._before_reconnect_s(lost, patience))
+
+    def _polled(self, stream: Stream[Item]) -> Sequence[Item] | None:
+        """What the stream has to say over HTTP; none when the orchestrator does not answer there either."""
+        try:
+            return stream.poll(lambda path, query: self.call("GET", path, query=query).content)
+        except ValidationError:
+            return None
+        except OrchestratorError as error:
+            if error.status < 429:
+                raise
+            return None
 
     def _patience(self) -> Patience:
         return Patience(self._retries, self._backoff_s, self.reconnect_for_s)
 
-    def _before_reconnect_s(self, lost: Exception, patience: Patience) -> float:
-        """Seconds to wait before the next try.
-
-        Raises:
-            OrchestratorError: what was lost will not come back, or patience ran out.
-        """
+    def _check_refusal(self, lost: Exception) -> None:
+        """Raise what a connection was refused or closed for, when that will not pass."""
         if isinstance(lost, InvalidStatus) and lost.response.status_code not in _TRANSIENT:
             raise self._error(lost.response.status_code, bytes(lost.response.body or b"")) from lost
         if isinstance(lost, ConnectionClosed) and lost.rcvd and (kind := _refusal(lost.rcvd)):
             raise kind() from lost
+
+    def _before_reconnect_s(self, lost: Exception, patience: Patience) -> float:
+        """Seconds to wait before the next try. Raises: OrchestratorError, once patience ran out."""
         wait_s = patience.next_delay_s(time.monotonic())
         if wait_s is None:
             if isinstance(lost, EngineUnavailable):

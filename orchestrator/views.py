@@ -248,6 +248,19 @@ class JobPage(_View):
     """Pass it as ``cursor`` for the next page; empty on the last one, and for an order that has none."""
 
 
+class LogGap(_View):
+    """Bytes of a log that are not there any more."""
+
+    offset: int
+    next_offset: int
+    """Where the log goes on."""
+    bytes: int
+    """How many they were."""
+    reason: Literal["quota"]
+    message: str
+    """The line that stands for them."""
+
+
 class LogChunk(_View):
     """A piece of one attempt's log."""
 
@@ -257,9 +270,13 @@ class LogChunk(_View):
     next_offset: int
     """Where to go on reading."""
     size_bytes: int
-    """Bytes in the log so far."""
+    """Bytes in the log so far, with those that were dropped of it."""
+    encoding: Literal["utf-8", "base64"] = "utf-8"
     data: str
-    """UTF-8 text; bytes that are not text show as U+FFFD. Download the file for the exact bytes."""
+    """UTF-8 text, in which bytes that are not text show as U+FFFD and dropped ones as a line that says how many; or
+    the exact bytes in base64, without those of the gaps."""
+    gaps: list[LogGap] = []
+    """What the quota dropped between ``offset`` and ``next_offset``, in order."""
 
 
 class EventView(_View):
@@ -272,12 +289,15 @@ class EventView(_View):
     seq: int | None
     ts: datetime
     type: str
+    name: str | None = None
+    """Its public name, e.g. "training:progress"; empty for events that have none."""
     data: dict[str, Any]
 
 
 class EventPage(_View):
     items: list[EventView]
     next_after: int
+    """Pass it as ``after`` to go on; it may lie beyond the last item, when a filter passed others over."""
 
 
 class MetricPoint(_View):

@@ -10,6 +10,7 @@ from starlette.exceptions import HTTPException
 from starlette.responses import JSONResponse
 from starlette.websockets import WebSocket
 
+from orchestrator.api.error_views import error_content, error_view
 from orchestrator.api.sockets import refuse
 from orchestrator.errors import OrchestratorError, RateLimited
 from orchestrator.views import ErrorDetails, ErrorView
@@ -17,15 +18,6 @@ from orchestrator.views import ErrorDetails, ErrorView
 logger = logging.getLogger(__name__)
 
 _CODES = {401: "unauthenticated", 403: "forbidden", 404: "not_found", 405: "method_not_allowed", 413: "too_large"}
-
-
-def error_view(error: OrchestratorError) -> ErrorView:
-    return ErrorView(
-        code=error.code,
-        message=error.message,
-        details=ErrorDetails(field=error.field, suggestion=error.suggestion),
-        timestamp=datetime.now(UTC),
-    )
 
 
 def error_response(error: OrchestratorError) -> JSONResponse:
@@ -88,6 +80,4 @@ def _suggestion(kind: str) -> str | None:
 
 
 def _answer(status: int, view: ErrorView, headers: dict[str, str] | None = None) -> JSONResponse:
-    content = view.model_dump(mode="json")
-    content["details"] = {key: value for key, value in content["details"].items() if value is not None}
-    return JSONResponse(content, status, headers)
+    return JSONResponse(error_content(view), status, headers)

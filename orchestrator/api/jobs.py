@@ -29,8 +29,6 @@ from orchestrator.views import (
     CheckpointView,
     CloneRequest,
     CommandView,
-    EventPage,
-    EventView,
     JobChanges,
     JobDetail,
     JobPage,
@@ -260,22 +258,6 @@ async def purge(orchestrator: Orchestrator, job_id: JobId) -> Response:
     """Delete an ended job with its log, checkpoints and artifacts."""
     await orchestrator.control.purge(job_id)
     return Response(status_code=204)
-
-
-@router.get("/jobs/{id}/events")
-@needs(Role.READ)
-async def events(
-    orchestrator: Orchestrator,
-    job_id: JobId,
-    after: Annotated[int, Query(ge=0, le=MAX_STEP)] = 0,
-    limit: Annotated[int, Query(ge=1, le=10_000)] = 1000,
-) -> EventPage:
-    """What happened, in order; pass ``next_after`` as ``after`` to go on."""
-    await orchestrator.store.job(job_id)
-    found = await orchestrator.store.events(after=after, job_id=job_id, limit=limit)
-    return EventPage(
-        items=[EventView.model_validate(item) for item in found], next_after=found[-1].id if found else after
-    )
 
 
 @router.get("/jobs/{id}/checkpoints")

@@ -6,10 +6,11 @@ from uuid import UUID
 
 from starlette.websockets import WebSocket, WebSocketDisconnect, WebSocketState
 
+from orchestrator.api.error_views import error_content, error_view
 from orchestrator.errors import InvalidInput, OrchestratorError
 
-CLOSE_CODES: dict[int, int] = {400: 4400, 401: 4401, 403: 4403, 404: 4404, 429: 4429}
-"""HTTP status of an error -> the code a WebSocket is closed with."""
+HEARTBEAT_S = 15.0
+"""A stream that has nothing to send sends a heartbeat this often, so that a viewer can tell silence from a cut wire."""
 
 
 def parse_job_id(text: str, field: str = "id") -> UUID:
@@ -26,6 +27,27 @@ def parse_count(socket: WebSocket, name: str, default: int) -> int:
     if not (text.isascii() and text.isdigit() and len(text) < 19):
         raise InvalidInput(f"{name}: {text!r} is not a whole number from 0", field=name)
     return int(text)
+
+
+def parse_flag(socket: WebSocket, name: str) -> bool:
+    """A yes or no of the query, no when it is absent. Raises: InvalidInput."""
+    text = socket.query_params.get(name, "false").lower()
+    if text not in {"true", "false", "1", "0"}:
+        raise InvalidInput(f"{name}: {text!r} is neither true nor false", field=name)
+    return text in {"true", "1"}
+
+
+async def deliver(socket: WebSocket, message: str | bytes, timeout_s: float) -> None:
+    """Send one message, once the viewer has read enough of those before it.
+
+    Raises:
+        WebSocketDisconnect: it read nothing for ``timeout_s`` seconds, or has gone.
+    """
+    try:
+        async with asyncio.timeout(timeout_s):
+            await (socket.send_text(message) if isinstance(message, str) else socket.send_bytes(message))
+    except TimeoutError as error:
+        raise WebSocketDisconnect(1011, "it read nothing") from error
 
 
 async def converse(socket: WebSocket, work: Awaitable[None]) -> None:
@@ -65,15 +87,18 @@ async def _gone(socket: WebSocket) -> None:
         pass
 
 
+def close_code(error: OrchestratorError) -> int:
+    """The code that a WebSocket is closed with for an error: 4000 and its HTTP status, where a viewer can act on it."""
+    return 4000 + error.status if error.status != 500 else 1011
+
+
 async def refuse(socket: WebSocket, error: OrchestratorError) -> None:
     """Tell the viewer why, in a last frame, and close."""
     try:
         if socket.application_state is WebSocketState.CONNECTING:
             await socket.accept()
-        await socket.send_json(
-            {"type": "error", "code": error.code, "message": error.message, "suggestion": error.suggestion}
-        )
-        await socket.close(CLOSE_CODES.get(error.status, 1011), error.code)
+        await socket.send_json({"type": "error", **error_content(error_view(error))})
+        await socket.close(close_code(error), error.code)
     except (WebSocketDisconnect, RuntimeError):
         # The viewer left before it could be told.
         return

@@ -11,6 +11,8 @@ from orchestrator.access import Principal
 from orchestrator.api.auth import Gate, principal_of
 from orchestrator.broker import Broker
 from orchestrator.control import Control
+from orchestrator.event_pages import EventPages
+from orchestrator.feed import Feeds
 from orchestrator.instruments import Instruments
 from orchestrator.inventory import Inventory
 from orchestrator.monitor import Monitor
@@ -32,6 +34,8 @@ class State:
     gate: Gate
     monitor: Monitor
     instruments: Instruments
+    feeds: Feeds
+    event_pages: EventPages
     started_at: float = field(default_factory=time.monotonic)
 
 

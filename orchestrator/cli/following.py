@@ -12,7 +12,7 @@ from orchestrator.cli.progress import Snapshot, display_on, held_out_line
 from orchestrator.cli.progress import watch as watch_job
 from orchestrator.client import Client
 from orchestrator.errors import InvalidInput
-from orchestrator.streams import LogFrame
+from orchestrator.streams import LogFrame, frames_of
 from orchestrator.views import JobDetail
 
 
@@ -34,8 +34,9 @@ def logs(
     with Client() as client:
         job_id = find_job(client, job)
         if tail is not None:
-            chunk = client.logs(job_id, tail=tail, attempt=attempt)
-            _write(LogFrame(chunk.attempt, chunk.offset, chunk.next_offset, chunk.data), as_json=json)
+            chunk = client.logs(job_id, tail=tail, attempt=attempt, encoding="base64")
+            for frame in frames_of(chunk):
+                _write(frame, as_json=json)
             return follow_log(client, job_id, chunk.attempt, chunk.next_offset, as_json=json) if follow else ExitCode.OK
         if follow:
             return follow_log(client, job_id, attempt or 1, as_json=json)
@@ -88,10 +89,11 @@ def say_outcome(job: JobDetail) -> None:
 
 def _write(frame: LogFrame, *, as_json: bool) -> None:
     if as_json:
-        emit({"attempt": frame.attempt, "offset": frame.offset, "next_offset": frame.next_offset, "data": frame.data})
+        place = {"attempt": frame.attempt, "offset": frame.offset, "next_offset": frame.next_offset}
+        emit(place | {"data": frame.data, "skipped": bool(frame.skipped)})
         return
     # Not through text mode, which would translate line ends.
-    sys.stdout.buffer.write(frame.data.encode())
+    sys.stdout.buffer.write(frame.skipped.encode() or frame.content)
     sys.stdout.buffer.flush()
 
 

@@ -6,6 +6,7 @@ from typing import Any
 from uuid import UUID
 
 from orchestrator.domain import EndReason, JobFailure, JobStatus
+from orchestrator.event_names import name_of
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,6 +72,11 @@ class StoredEvent:
     ts: datetime
     type: str
     data: dict[str, Any]
+
+    @property
+    def name(self) -> str | None:
+        """Its public name, if it has one."""
+        return name_of(self.type, self.data)
 
 
 @dataclass(frozen=True, slots=True)

@@ -29,6 +29,7 @@ from orchestrator.domain import (
     JobStatus,
 )
 from orchestrator.errors import IdempotencyConflict, NotFound, StaleTransition, StateConflict
+from orchestrator.event_names import Kind
 from orchestrator.store import rows
 from orchestrator.store.census import Census, Tallies, read_tallies, take_census
 from orchestrator.store.database import Database, Session
@@ -404,17 +405,28 @@ class Store:
         return ingested.new
 
     async def events(
-        self, *, after: int, job_id: UUID | None, limit: int, who: Principal = MACHINE
+        self,
+        *,
+        after: int,
+        job_id: UUID | None,
+        limit: int,
+        who: Principal = MACHINE,
+        kinds: Sequence[Kind] = (),
     ) -> list[StoredEvent]:
-        """Events with an id above ``after``, in order: of one job, or of all within somebody's reach."""
+        """Events with an id above ``after``, in order: of one job, or of all within somebody's reach.
+
+        Of all kinds when none is named.
+        """
+        wanted = json.dumps([(kind.type, kind.to) for kind in kinds]) if kinds else None
         if job_id is not None:
-            found = await self._db.all("job_events", after=after, limit=limit, job_id=str(job_id))
+            found = await self._db.all("job_events", after=after, limit=limit, kinds=wanted, job_id=str(job_id))
         elif who.scoped:
+            types = json.dumps(who.types)
             found = await self._db.all(
-                "events_within", after=after, limit=limit, owner=who.owner, types=json.dumps(who.types)
+                "events_within", after=after, limit=limit, kinds=wanted, owner=who.owner, types=types
             )
         else:
-            found = await self._db.all("events", after=after, limit=limit)
+            found = await self._db.all("events", after=after, limit=limit, kinds=wanted)
         return [
             StoredEvent(
                 id=row["id"],
@@ -427,6 +439,21 @@ class Store:
             )
             for row in found
         ]
+
+    async def newest_event(self) -> int:
+        """The id of the newest event of all; 0 when there is none."""
+        row = await self._db.one("newest_event")
+        return int(row["id"]) if row else 0
+
+    async def note(self, job_id: UUID, type: str, data: Mapping[str, object]) -> None:
+        """Keep an event of the orchestrator's own."""
+        async with self._db.transaction():
+            await self._record(job_id, type, data)
+
+    async def thin_events(self, job_id: UUID, keep: int) -> int:
+        """Forget all but the newest ``keep`` of a job's metrics, progress and message events; return how many went."""
+        async with self._db.transaction():
+            return await self._db.run("thin_events", job_id=str(job_id), keep=keep)
 
     async def finished(self, attempt: Attempt) -> Finished | None:
         """The worker's last word on this attempt, if it came."""

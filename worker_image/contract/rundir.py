@@ -66,6 +66,11 @@ class RunDir:
         return self.path / "log"
 
     @property
+    def dropped(self) -> Path:
+        """What was freed of the log; written only by the orchestrator, and beside the directory: the run owns that."""
+        return self.path.with_name(f"{self.path.name}.dropped.json")
+
+    @property
     def claim(self) -> Path:
         """Created atomically by the first process of the attempt; a second one refuses to run."""
         return self.path / "claim"

@@ -115,12 +115,6 @@ ON CONFLICT (job_id, attempt, seq) DO NOTHING
 -- name: event_seqs
 SELECT seq FROM events WHERE job_id = :job_id AND attempt = :attempt AND seq BETWEEN :low AND :high
 
--- name: events
-SELECT * FROM events WHERE id > :after ORDER BY id LIMIT :limit
-
--- name: job_events
-SELECT * FROM events WHERE job_id = :job_id AND id > :after ORDER BY id LIMIT :limit
-
 -- name: last_finished
 SELECT data, ts, seq FROM events WHERE job_id = :job_id AND attempt = :attempt AND type = 'finished' ORDER BY id DESC LIMIT 1
 

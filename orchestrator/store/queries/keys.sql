@@ -17,6 +17,9 @@ UPDATE api_keys SET last_used_at = :used WHERE id = :id
 SELECT events.* FROM events JOIN jobs ON jobs.id = events.job_id
 WHERE events.id > :after AND (:owner IS NULL OR jobs.owner = :owner)
     AND (:types = '[]' OR jobs.type IN (SELECT value FROM json_each(:types)))
+    AND (:kinds IS NULL OR EXISTS (
+        SELECT 1 FROM json_each(:kinds) AS kind WHERE json_extract(kind.value, '$[0]') = events.type
+        AND coalesce(json_extract(kind.value, '$[1]') = json_extract(events.data, '$.to'), json_extract(kind.value, '$[1]') IS NULL)))
 ORDER BY events.id LIMIT :limit
 
 -- name: saes_within

@@ -357,8 +357,8 @@ def test_following_starts_where_it_is_told() -> None:
     log = FlakyLog(frames=100, size=1000)
     with socket_server(log) as url, client_of(url) as client:
         first = next(iter(client.follow_log(JOB, attempt=1, offset=11)))
-    assert first == LogFrame(1, 11, len(LOG[1]), LOG[1][11:].decode())
-    assert log.asked == [f"/api/jobs/{JOB}/logs?attempt=1&offset=11"]
+    assert first == LogFrame(1, 11, len(LOG[1]), LOG[1][11:])
+    assert log.asked == [f"/api/jobs/{JOB}/logs?attempt=1&offset=11&encoding=binary"]
 
 
 def test_a_frame_sent_twice_is_given_once() -> None:

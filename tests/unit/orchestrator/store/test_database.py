@@ -58,7 +58,7 @@ def next_number(chain: list[sqlite3.Row]) -> int:
 
 def appended(session: Session, job: str, name: int, unit: Unit) -> None:
     for _ in range(unit.events):
-        number = next_number(session.all("job_events", job_id=job, after=1, limit=-1))
+        number = next_number(session.all("job_events", kinds=None, job_id=job, after=1, limit=-1))
         session.run("insert_event", job_id=job, attempt=None, seq=None, ts=0.0, type="link", data=link(name, number))
     if unit.fails:
         raise Refused
@@ -70,7 +70,7 @@ async def append(db: Database, job: str, name: int, unit: Unit) -> None:
         return
     async with db.transaction():
         for _ in range(unit.events):
-            number = next_number(await db.all("job_events", job_id=job, after=1, limit=-1))
+            number = next_number(await db.all("job_events", kinds=None, job_id=job, after=1, limit=-1))
             await db.run(
                 "insert_event", job_id=job, attempt=None, seq=None, ts=0.0, type="link", data=link(name, number)
             )
@@ -153,7 +153,7 @@ async def test_a_failing_commit_fails_everybody_in_it(db: Database) -> None:
 
     answers = await asyncio.gather(db.write(harmless), db.write(orphan), db.write(harmless), return_exceptions=True)
     assert [type(answer) for answer in answers] == [sqlite3.IntegrityError] * 3
-    assert await db.all("events", after=0, limit=10) == []
+    assert await db.all("events", kinds=None, after=0, limit=10) == []
     await db.write(harmless)
 
 
@@ -170,7 +170,7 @@ async def test_of_those_who_meet_a_full_disk_only_those_with_an_answer_are_kept(
     )
     answered = {name for name, answer in zip(sizes, answers, strict=True) if answer is None}
     assert "large" not in answered
-    kept = {row["type"] for row in await db.all("events", after=1, limit=10)}
+    kept = {row["type"] for row in await db.all("events", kinds=None, after=1, limit=10)}
     assert kept == answered
     await db.write(partial(event, name="later", size=10))
 
