@@ -39,6 +39,7 @@ from orchestrator.monitor import Monitor
 from orchestrator.nvml import GpuProbe
 from orchestrator.quota import can_punch
 from orchestrator.rebuild import Rebuilt, rebuild
+from orchestrator.sampler import Sampler
 from orchestrator.scheduler import Scheduler
 from orchestrator.settings import Settings
 from orchestrator.store import Store
@@ -146,12 +147,19 @@ async def _running(settings: Settings, given: Executor | None, instruments: Inst
     watching = asyncio.create_task(monitor.run(), name="monitor")
     reconciling = asyncio.create_task(scheduler.run(), name="scheduler")
     reconciling.add_done_callback(_die_with_scheduler)
+    sampler = Sampler(
+        store=store,
+        executors={**others, executor.name: executor},
+        look=monitor.look,
+        sample_s=settings.sample_s,
+    )
+    sampling = asyncio.create_task(sampler.run(), name="sampler")
     keeping_use = asyncio.create_task(keyring.keep_use(), name="last use of keys")
     try:
         yield state
     finally:
         broker.close()
-        for task in (watching, reconciling, keeping_use):
+        for task in (watching, sampling, reconciling, keeping_use):
             task.cancel()
             with suppress(asyncio.CancelledError):
                 await task

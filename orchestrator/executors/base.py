@@ -76,6 +76,18 @@ class Observation:
 
 
 @dataclass(frozen=True, slots=True)
+class Usage:
+    """What an attempt uses of the machine at a moment."""
+
+    at: float
+    """When, in seconds since the epoch."""
+    cpu_s: float
+    """Seconds of CPU time its processes have used since it began, on all cores together."""
+    memory_bytes: int
+    """Memory they hold, without what the kernel may take back at once."""
+
+
+@dataclass(frozen=True, slots=True)
 class Owned:
     """An attempt found on the executor by its labels."""
 
@@ -135,6 +147,10 @@ class Executor(Protocol):
 
     async def whose(self, pids: Collection[int], handles: Collection[str]) -> dict[int, str]:
         """Which of these processes of the machine belong to which of these attempts; others are left out."""
+        ...
+
+    async def usage(self, handle: str) -> Usage | None:
+        """What the attempt uses now; none when it does not run, or the executor cannot tell."""
         ...
 
     async def facts(self) -> dict[str, str]:

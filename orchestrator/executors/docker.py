@@ -20,8 +20,9 @@ import docker.utils
 
 from orchestrator import faults
 from orchestrator.errors import EngineUnavailable, ExecutorError, ImageMissing, LaunchFailed
-from orchestrator.executors.base import LaunchSpec, Observation, Owned, RunState
+from orchestrator.executors.base import LaunchSpec, Observation, Owned, RunState, Usage
 from orchestrator.executors.container_request import ATTEMPT_LABEL, HOME_LABEL, JOB_LABEL, container_request
+from orchestrator.executors.container_usage import container_usage
 from orchestrator.executors.engine import CALL_TIMEOUT_S, Engine, unavailable, words_of
 from orchestrator.executors.home_id import home_id
 from orchestrator.executors.host_paths import HostPaths, NotOnHost, own_container_id
@@ -238,6 +239,11 @@ class DockerExecutor:
             found |= dict.fromkeys(inside & set(pids), handle)
         return found
 
+    async def usage(self, handle: str) -> Usage | None:
+        """By the engine's own statistics, which it reads off the container's control group."""
+        stats = await self._engine.call(partial(_stats, handle=handle))
+        return None if stats is None else container_usage(stats)
+
     async def facts(self) -> dict[str, str]:
         info = await self._engine.call(lambda client: client.info())
         return {name: str(info[key]) for name, key in _FACTS.items() if info.get(key) not in (None, "")}
@@ -334,6 +340,18 @@ def _processes(client: docker.APIClient, *, handle: str) -> set[int]:
             return set()
         raise
     return {int(row[0]) for row in told["Processes"] or ()}
+
+
+def _stats(client: docker.APIClient, *, handle: str) -> dict[str, Any] | None:
+    try:
+        found: dict[str, Any]
+        try:
+            found = client.stats(handle, stream=False, one_shot=True)
+        except docker.errors.InvalidVersion:  # an older engine takes a second to compare two looks
+            found = client.stats(handle, stream=False)
+    except docker.errors.NotFound:
+        return None
+    return found
 
 
 def _kill(client: docker.APIClient, *, handle: str, signal: str) -> None:

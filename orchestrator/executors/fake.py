@@ -12,12 +12,13 @@ orchestrator that was restarted. Programs are coroutines; without one, a run goe
 import asyncio
 import contextlib
 import os
+import time
 from collections.abc import Awaitable, Callable, Collection
 from dataclasses import dataclass, field
 from uuid import uuid4
 
 from orchestrator.errors import EngineUnavailable, ImageMissing, LaunchFailed
-from orchestrator.executors.base import LaunchSpec, Observation, Owned, RunState
+from orchestrator.executors.base import LaunchSpec, Observation, Owned, RunState, Usage
 from worker_image.contract.launch import CLAIMED_EXIT_CODE
 from worker_image.contract.rundir import RunDir
 
@@ -38,6 +39,9 @@ class FakeRun:
     ended: asyncio.Event = field(default_factory=asyncio.Event)
     pids: set[int] = field(default_factory=set)
     """Processes of the machine that it plays to have."""
+    usage: Usage | None = None
+    """What it plays to use; a core from its begin and a MiB when empty."""
+    began: float = field(default_factory=time.time)
     task: asyncio.Task[None] | None = None
 
     def write(self, data: bytes) -> None:
@@ -189,6 +193,14 @@ class FakeExecutor:
         self._answer()
         runs = [run for handle, run in self.engine.runs.items() if handle in handles]
         return {pid: run.handle for run in runs for pid in run.pids & set(pids)}
+
+    async def usage(self, handle: str) -> Usage | None:
+        self._answer()
+        run = self.engine.runs.get(handle)
+        if run is None or run.state is not RunState.RUNNING:
+            return None
+        now = time.time()
+        return run.usage or Usage(at=now, cpu_s=now - run.began, memory_bytes=1 << 20)
 
     async def facts(self) -> dict[str, str]:
         self._answer()

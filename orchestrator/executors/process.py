@@ -22,10 +22,12 @@ from pathlib import Path
 from typing import Final
 from uuid import UUID
 
+import psutil
+
 from orchestrator import faults
 from orchestrator.errors import EngineUnavailable, LaunchFailed
 from orchestrator.executors import process_shim
-from orchestrator.executors.base import LaunchSpec, Observation, Owned, RunState, attempt_env
+from orchestrator.executors.base import LaunchSpec, Observation, Owned, RunState, Usage, attempt_env
 from worker_image.contract.launch import launcher_argv
 
 FOLDER: Final = ".process"
@@ -110,6 +112,27 @@ class ProcessExecutor:
         shims = {pid: handle for handle in handles if (pid := _shim(self._folder(handle))) is not None}
         found = {pid: next((shims[each] for each in _line_of(pid) if each in shims), None) for pid in pids}
         return {pid: handle for pid, handle in found.items() if handle is not None}
+
+    async def usage(self, handle: str) -> Usage | None:
+        return await asyncio.to_thread(self._usage, handle)
+
+    def _usage(self, handle: str) -> Usage | None:
+        """Of the shim and all below it; what the dead among them used is counted by who reaped them."""
+        pid = _shim(self._folder(handle))
+        if pid is None or self._look(handle).state is not RunState.RUNNING:
+            return None
+        cpu_s, memory_bytes = 0.0, 0
+        try:
+            shim = psutil.Process(pid)
+            family = (shim, *shim.children(recursive=True))
+        except psutil.NoSuchProcess:
+            return None
+        for process in family:
+            with contextlib.suppress(psutil.NoSuchProcess, psutil.AccessDenied):
+                times, memory = process.cpu_times(), process.memory_info()
+                cpu_s += times.user + times.system + times.children_user + times.children_system
+                memory_bytes += memory.rss
+        return Usage(time.time(), cpu_s, memory_bytes)
 
     async def facts(self) -> dict[str, str]:
         return {"isolation": "none", "limits": "none"}

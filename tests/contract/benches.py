@@ -11,7 +11,7 @@ from uuid import UUID, uuid4
 import docker
 import pytest
 
-from orchestrator.executors.base import Executor, LaunchSpec, Observation, RunState
+from orchestrator.executors.base import Executor, LaunchSpec, Observation, RunState, Usage
 from orchestrator.executors.docker import DockerExecutor
 from orchestrator.executors.fake import FakeEngine, FakeExecutor
 from orchestrator.executors.process import ProcessExecutor
@@ -71,6 +71,14 @@ class Bench(ABC):
             assert time.monotonic() < deadline, f"still {seen} after {DEADLINE_S} s, expected {state}"
             await asyncio.sleep(0.02)
         return seen
+
+    async def until_used(self, handle: str, *, cpu_s: float) -> Usage:
+        """The first look at which the running attempt has used more than ``cpu_s``."""
+        deadline = time.monotonic() + DEADLINE_S
+        while (used := await self.executor.usage(handle)) is None or used.cpu_s <= cpu_s:
+            assert time.monotonic() < deadline, f"still {used} after {DEADLINE_S} s"
+            await asyncio.sleep(0.05)
+        return used
 
     async def until_log(self, spec: LaunchSpec, text: bytes) -> None:
         await eventually(lambda: text in RunDir(spec.run_dir).log.read_bytes(), f"{text!r} in the log")

@@ -155,6 +155,7 @@ async def test_a_silent_engine_is_unavailable_and_never_a_missing_attempt(
         engine_bench.executor.prepare(engine_bench.image),
         engine_bench.executor.launch(spec),
         engine_bench.executor.inspect(handle),
+        engine_bench.executor.usage(handle),
         engine_bench.executor.stop(handle, 0),
         engine_bench.executor.remove(handle),
         engine_bench.executor.list_owned(),
@@ -177,6 +178,25 @@ async def test_of_an_ended_attempt_there_are_no_processes(bench: Bench) -> None:
     _, handle = await bench.launch(SPEAK)
     await bench.until(handle, RunState.EXITED)
     assert await bench.executor.whose({os.getpid()}, [handle]) == {}
+
+
+async def test_a_running_attempt_tells_what_it_uses_and_counts_its_time_up(bench: Bench) -> None:
+    spec, handle = await bench.launch(OBEDIENT)
+    await bench.until_log(spec, b"ready")
+    first = await bench.executor.usage(handle)
+    assert first is not None
+    assert first.memory_bytes > 0
+    second = await bench.until_used(handle, cpu_s=first.cpu_s)
+    assert second.at > first.at
+    assert abs(second.at - time.time()) < 60
+
+
+async def test_an_attempt_that_does_not_run_uses_nothing(bench: Bench) -> None:
+    _, handle = await bench.launch(SPEAK)
+    await bench.until(handle, RunState.EXITED)
+    assert await bench.executor.usage(handle) is None
+    await bench.executor.remove(handle)
+    assert await bench.executor.usage(handle) is None
 
 
 async def test_it_tells_facts_about_itself(bench: Bench) -> None:
