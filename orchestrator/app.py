@@ -15,7 +15,7 @@ from fastapi.routing import APIRoute
 from fastapi_offline import FastAPIOffline
 
 from orchestrator.access import Role
-from orchestrator.api import events, failures, jobs, keys, log_socket, logs, metrics, sweeps, system, trainings
+from orchestrator.api import events, failures, jobs, keys, log_socket, logs, metrics, sweeps, system, trainings, upkeep
 from orchestrator.api.auth import Gate, api_key, authorise, needs
 from orchestrator.api.body_limit import BodyLimit
 from orchestrator.api.guard import Guard
@@ -43,6 +43,7 @@ from orchestrator.sampler import Sampler
 from orchestrator.scheduler import Scheduler
 from orchestrator.settings import Settings
 from orchestrator.store import Store
+from orchestrator.upkeep import Upkeep
 from worker_image import __version__
 
 logger = logging.getLogger(__name__)
@@ -86,6 +87,7 @@ def create_app(settings: Settings, *, executor: Executor | None = None, home_is_
     app.include_router(events.router)
     app.include_router(system.router)
     app.include_router(keys.router)
+    app.include_router(upkeep.router)
     failures.install(app)
     # The last one added is the first to look at a request.
     app.add_middleware(BodyLimit, max_bytes=settings.max_body_bytes)
@@ -142,7 +144,9 @@ async def _running(settings: Settings, given: Executor | None, instruments: Inst
         instruments=instruments,
         feeds=Feeds(store=store, broker=broker, growth=growth, home=settings.home),
         event_pages=EventPages(store),
+        upkeep=Upkeep(store=store, settings=settings),
     )
+    keeping = asyncio.create_task(state.upkeep.run(), name="upkeep")
     await asyncio.to_thread(_tell_of_log_quota, settings)
     watching = asyncio.create_task(monitor.run(), name="monitor")
     reconciling = asyncio.create_task(scheduler.run(), name="scheduler")
@@ -159,7 +163,7 @@ async def _running(settings: Settings, given: Executor | None, instruments: Inst
         yield state
     finally:
         broker.close()
-        for task in (watching, sampling, reconciling, keeping_use):
+        for task in (watching, sampling, keeping, reconciling, keeping_use):
             task.cancel()
             with suppress(asyncio.CancelledError):
                 await task

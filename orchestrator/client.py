@@ -23,7 +23,10 @@ from orchestrator.streams import EventStream, LogFrame, LogStream, UnexpectedAns
 from orchestrator.transport import Transport, Unreachable
 from orchestrator.views import (
     ArtifactView,
+    BackupView,
     CheckpointView,
+    CleanupRequest,
+    CleanupView,
     CloneRequest,
     EventPage,
     EventView,
@@ -153,6 +156,24 @@ class Client:
         """Models, datasets and SAEs on the orchestrator's disk."""
         return self._get(Inventory, "/api/system/models")
 
+    def back_up(self) -> BackupView:
+        """Back the orchestrator's database up, into <home>/backups on its machine."""
+        return self._parse(BackupView, self._transport.call("POST", "/api/system/backup"))
+
+    def backups(self) -> list[BackupView]:
+        """Backups there are, newest first."""
+        return self._get_list(BackupView, "/api/system/backups")
+
+    def clean_up(
+        self, *, older_than_days: float | None = None, dry_run: bool = False, orphans: bool = False
+    ) -> CleanupView:
+        """Archive jobs that ended long ago; call again while ``left`` of the answer is not 0.
+
+        ``orphans`` also deletes the run directories of no known job.
+        """
+        body = CleanupRequest(older_than_days=older_than_days, dry_run=dry_run, orphans=orphans)
+        return self._parse(CleanupView, self._transport.call("POST", "/api/system/cleanup", body=body))
+
     def ticket(self, job_id: JobId | None = None) -> TicketView:
         """A single-use pass for one WebSocket of a browser; good for all jobs when ``job_id`` is empty."""
         body = TicketRequest(job_id=None if job_id is None else _uuid(job_id))
@@ -251,12 +272,15 @@ class Client:
         q: str | None = None,
         model: str | None = None,
         dataset: str | None = None,
+        archived: Literal["false", "true", "any"] | None = None,
         limit: int | None = None,
         offset: int | None = None,
         sort: str | None = None,
         cursor: str | None = None,
     ) -> JobPage:
         """A page of the jobs that match every filter, newest first unless sorted otherwise. ``q`` searches names.
+
+        Archived ones are left out unless ``archived`` is "true" (they alone) or "any".
 
         ``sort`` is a field, with a minus before it for the greatest or newest first: created_at, started_at,
         completed_at, priority or name. ``cursor`` is ``next_cursor`` of the page before.
@@ -274,6 +298,7 @@ class Client:
             "offset": offset,
             "sort": sort,
             "cursor": cursor,
+            "archived": archived,
         }
         return self._get(JobPage, "/api/jobs", query)
 

@@ -198,6 +198,22 @@ def home(settings: Settings) -> Iterator[Finding]:
         )
 
 
+def database(settings: Settings) -> Iterator[Finding]:
+    """Whether the database is sound, and whether there is a copy of it."""
+    if not settings.database.is_file() or importlib.util.find_spec("aiosqlite") is None:
+        return
+    from orchestrator.store.backup import backups, check, corrupt
+
+    newest = next(iter(backups(settings.backups)), None)
+    backup = f"newest backup {newest.created_at:%Y-%m-%d %H:%M} UTC" if newest else "no backup yet"
+    if problems := check(settings.database, quick=True):
+        error = corrupt(settings.database, problems[0], settings.backups)
+        yield Finding(name="database", state="missing", detail=error.message, remedy=error.suggestion, required=True)
+    else:
+        megabytes = settings.database.stat().st_size / 1e6
+        yield Finding(name="database", state="ok", detail=f"sound ({megabytes:.1f} MB, {backup})")
+
+
 def memory(settings: Settings) -> Iterator[Finding]:
     """How much memory is to be had."""
     total_gb = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") / 1e9
@@ -279,6 +295,7 @@ CHECKS: tuple[Callable[[Settings], Iterator[Finding]], ...] = (
     docker,
     gpus,
     home,
+    database,
     memory,
     ports_and_orchestrator,
 )

@@ -409,6 +409,8 @@ class Job:
     """The newest metrics, with ``step``."""
     results: dict[str, float] | None = None
     """Final figures of a finished run."""
+    archived_at: datetime | None = None
+    """When it was put aside, some time after it ended."""
 
     @property
     def type(self) -> str:

@@ -135,6 +135,13 @@ class Settings(ClientSettings):
     event_history: int = Field(default=5000, ge=100)
     """Newest metrics, progress and message events kept of each job; all other events stay as long as their job, and
     the figures themselves stay in the metrics."""
+    archive_after_days: float = Field(default=30.0, ge=0, le=36_500)
+    """Days after which an ended job is archived: left out of lists, its log packed, only its newest checkpoint and its
+    artifacts kept. 0 for never."""
+    backup_every_h: float = Field(default=24.0, ge=0, le=8_784)
+    """Hours between backups of the database into <home>/backups. 0 for none."""
+    backup_keep: int = Field(default=7, ge=1, le=10_000)
+    """Backups kept there; older ones are deleted."""
     max_body_bytes: int = Field(default=1_048_576, ge=1024)
     """Largest request body accepted."""
     log_level: Literal["debug", "info", "warning", "error"] = "info"
@@ -158,6 +165,10 @@ class Settings(ClientSettings):
     @property
     def runs(self) -> Path:
         return self.home / "runs"
+
+    @property
+    def backups(self) -> Path:
+        return self.home / "backups"
 
     @property
     def models(self) -> Path:

@@ -7,6 +7,8 @@ import stat
 from dataclasses import dataclass
 from pathlib import Path
 
+from orchestrator import packed
+
 _NO_FILE = frozenset({errno.ENOENT, errno.ENOTDIR, errno.EISDIR, errno.ELOOP, errno.ENXIO})
 """Absent; a directory; a link, as ``O_NOFOLLOW`` tells of it; a socket."""
 _BLOCK_BYTES = 65_536
@@ -52,7 +54,8 @@ def read_piece(path: Path, offset: int, limit: int) -> Piece:
     """At most ``limit`` bytes from ``offset``; none when the file is absent, no plain file, or not that long."""
     descriptor = open_plain(path)
     if descriptor is None:
-        return Piece(b"", 0, 0)
+        # What has been archived is read from its packed form, by the same offsets.
+        return Piece(*(packed.read(path, offset, limit) or (b"", 0, 0)))
     try:
         size = os.fstat(descriptor).st_size
         start = min(offset, size)

@@ -229,6 +229,8 @@ class JobView(_View):
     """The newest attempt's log file on the orchestrator's machine."""
     result_path: str | None
     """The newest attempt's artifacts directory on the orchestrator's machine."""
+    archived_at: datetime | None = None
+    """When it was put aside, some time after it ended: its log is packed, and only its newest checkpoint kept."""
 
 
 class JobDetail(JobView):
@@ -557,6 +559,54 @@ class TrainingDetail(JobDetail):
     """Empty when it is gone."""
 
 
+class BackupView(_View):
+    """A copy of the database."""
+
+    path: str
+    """File on the orchestrator's machine."""
+    size_bytes: int
+    created_at: datetime
+
+
+class CleanupRequest(BaseModel):
+    """Body of ``POST /api/system/cleanup``."""
+
+    model_config = ConfigDict(extra="forbid", use_attribute_docstrings=True)
+
+    older_than_days: float | None = Field(default=None, ge=0, le=36_500)
+    """Archive jobs that ended longer ago; SAEFORGE_ARCHIVE_AFTER_DAYS when empty."""
+    dry_run: bool = False
+    """Only say what would be done."""
+    orphans: bool = False
+    """Delete the run directories of no known job as well."""
+
+
+class OrphanView(_View):
+    """A run directory of no known job."""
+
+    path: str
+    size_bytes: int
+
+
+class CleanupView(_View):
+    """What was cleaned up, or would be in a dry run."""
+
+    dry_run: bool
+    jobs: int
+    """Jobs archived."""
+    checkpoints: int
+    """Checkpoints removed."""
+    freed_bytes: int
+    """Bytes given back; what packing saves is not known beforehand, so a dry run leaves it out."""
+    log_bytes: int
+    """Bytes of logs and event files before they were packed."""
+    left: int
+    """Jobs that are due and were not reached: ask again."""
+    orphans: list[OrphanView]
+    """Run directories of no known job."""
+    orphans_removed: bool
+
+
 class TicketRequest(BaseModel):
     model_config = ConfigDict(extra="forbid")
 
@@ -684,6 +734,7 @@ def job_view_fields(job: Job, log_path: str | None, result_path: str | None) -> 
         "progress": job.progress,
         "metrics": job.metrics,
         "results": job.results,
+        "archived_at": job.archived_at,
         "restarted_from": job.restarted_from,
         "sweep": job.sweep,
         "attempts": job.attempts,

@@ -5,7 +5,7 @@ import hashlib
 import os
 from contextlib import suppress
 from pathlib import PurePath
-from typing import Annotated
+from typing import Annotated, Literal
 from uuid import UUID
 
 from fastapi import APIRouter, Body, Header, Path, Query, Response
@@ -61,6 +61,9 @@ class LearningRate(BaseModel):
     model_config = ConfigDict(extra="forbid")
 
     lr: float = Field(ge=1e-6, le=0.1)
+
+
+_ARCHIVED = {"false": False, "true": True, "any": None}
 
 
 @router.get("/job-types")
@@ -139,6 +142,9 @@ async def jobs(
     model: str | None = None,
     dataset: str | None = None,
     q: Annotated[str | None, Query(description="Part of a name, or the beginning of an id.")] = None,
+    archived: Annotated[
+        Literal["false", "true", "any"], Query(description="Those that were put aside, the others, or both.")
+    ] = "false",
     limit: Annotated[int, Query(ge=1, le=1000)] = 50,
     offset: Annotated[int, Query(ge=0, le=MAX_STEP)] = 0,
     sort: Annotated[Sort, Query(description="With a minus, the greatest or newest comes first.")] = NEWEST_FIRST,
@@ -158,6 +164,7 @@ async def jobs(
         q=q,
         within_owner=who.owner,
         within_types=who.types,
+        archived=_ARCHIVED[archived],
     )
     after = Cursor.parse(cursor) if cursor is not None else None
     found, total = await orchestrator.store.jobs(wanted, limit=limit, offset=offset, sort=sort, after=after)

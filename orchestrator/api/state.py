@@ -19,6 +19,7 @@ from orchestrator.monitor import Monitor
 from orchestrator.scheduler import Scheduler
 from orchestrator.settings import Settings
 from orchestrator.store import Store
+from orchestrator.upkeep import Upkeep
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,6 +37,7 @@ class State:
     instruments: Instruments
     feeds: Feeds
     event_pages: EventPages
+    upkeep: Upkeep
     started_at: float = field(default_factory=time.monotonic)
 
 

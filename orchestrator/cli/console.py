@@ -203,7 +203,7 @@ def find_job(client: Client, reference: str) -> str:
     seen = 0
     while True:
         # Names match too, and a job submitted meanwhile shifts the pages: so look closely, and count none twice.
-        page = client.jobs(q=wanted[:8], limit=100, offset=seen)
+        page = client.jobs(q=wanted[:8], archived="any", limit=100, offset=seen)
         found |= {job.id for job in page.items if job.id.hex.startswith(wanted)}
         seen += len(page.items)
         if not page.items or seen >= page.total:

@@ -167,6 +167,7 @@ def ls(
     model: Annotated[str | None, typer.Option()] = None,
     dataset: Annotated[str | None, typer.Option()] = None,
     q: Annotated[str | None, typer.Option("--q", "-q", help="Text to search for.")] = None,
+    archived: Annotated[bool, typer.Option("--archived", help="Those that were archived.")] = False,
     limit: Annotated[int, typer.Option(min=1, help="Most jobs to show.")] = 20,
     offset: Annotated[int, typer.Option(min=0, help="Jobs to leave out at the start.")] = 0,
     sort: Annotated[
@@ -188,6 +189,7 @@ def ls(
             limit=limit,
             offset=offset,
             sort=sort,
+            archived="true" if archived else None,
         )
     if json:
         emit(page)

@@ -39,11 +39,13 @@ def up(
     settings = read_settings(Settings, host=host, port=port, dashboard_port=dashboard_port)
     try:
         from orchestrator.app import serve, sole_owner
+        from orchestrator.store.backup import require_usable
     except ModuleNotFoundError as error:
         advice = "pip install 'saeforge[orchestrator]'"
         raise SettingsError(f"the orchestrator is not installed here ({error.name})", suggestion=advice) from None
     # Held from before the first word to the end: of two started at once, the other one is refused in one line.
     with sole_owner(settings):
+        require_usable(settings.database, settings.backups)
         require_free_port(settings.host, settings.port, "--port")
         if not api_only:
             require_free_port(settings.dashboard_host, settings.dashboard_port, "--dashboard-port")

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Final
 
 from orchestrator.errors import InvalidInput, OrchestratorError
+from orchestrator.store.database import require_known_version
 from orchestrator.store.statements import migrations
 
 PREFIX: Final = "saeforge-"
@@ -114,6 +115,21 @@ def check(database: Path, *, quick: bool = False) -> list[str]:
     except sqlite3.DatabaseError as error:
         return [str(error)]
     return problems
+
+
+def require_usable(database: Path, folder: Path) -> None:
+    """Raise unless the database, if there is one, is sound and of a version that is known. Reads all of it once.
+
+    Raises:
+        DatabaseCorrupt: it is damaged; the newest backup in ``folder`` is named.
+        StoreError: it was written by a newer version.
+    """
+    if not database.is_file():
+        return
+    if problems := check(database, quick=True):
+        raise corrupt(database, problems[0], folder)
+    with closing(_open(database)) as connection:
+        require_known_version(connection, database)
 
 
 def corrupt(database: Path, problem: str, folder: Path) -> DatabaseCorrupt:

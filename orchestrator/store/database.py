@@ -307,15 +307,24 @@ def _configure(connection: sqlite3.Connection) -> None:
         connection.execute(f"PRAGMA {pragma}")
 
 
-def _migrate(connection: sqlite3.Connection, *, path: Path) -> None:
-    """Run the migrations the file has not seen, each in a transaction with its version."""
-    version = connection.execute("PRAGMA user_version").fetchone()[0]
-    scripts = migrations()
-    if version > len(scripts):
+def require_known_version(connection: sqlite3.Connection, path: Path) -> int:
+    """The version of the file's schema.
+
+    Raises:
+        StoreError: it was written by a newer version.
+    """
+    version: int = connection.execute("PRAGMA user_version").fetchone()[0]
+    if version > len(migrations()):
         raise StoreError(
-            f"{path} has schema version {version}, this saeforge knows {len(scripts)}",
+            f"{path} has schema version {version}, this saeforge knows {len(migrations())}",
             suggestion="install the saeforge that wrote it, or a newer one",
         )
-    for number, script in enumerate(scripts[version:], start=version + 1):
+    return version
+
+
+def _migrate(connection: sqlite3.Connection, *, path: Path) -> None:
+    """Run the migrations the file has not seen, each in a transaction with its version."""
+    version = require_known_version(connection, path)
+    for number, script in enumerate(migrations()[version:], start=version + 1):
         connection.executescript(f"BEGIN IMMEDIATE;\n{script}\nPRAGMA user_version = {number};\nCOMMIT;")
         faults.reach("migrated")

@@ -26,6 +26,8 @@ class JobFilter:
     """The only owner that may be shown, whoever is asked for."""
     within_types: tuple[str, ...] = ()
     """The only types that may be shown; all when empty."""
+    archived: bool | None = False
+    """Those that are archived, those that are not, or both when empty."""
 
     def where(self) -> tuple[str, dict[str, str]]:
         """A clause made of fixed texts, and the values bound to it."""
@@ -51,6 +53,8 @@ class JobFilter:
             names = [f"within_type{place}" for place in range(len(self.within_types))]
             clauses.append(f"type IN ({', '.join(':' + name for name in names)})")
             values |= dict(zip(names, self.within_types, strict=True))
+        if self.archived is not None:
+            clauses.append(f"archived_at IS {'NOT ' if self.archived else ''}NULL")
         if self.tag is not None:
             clauses.append("id IN (SELECT job_id FROM job_tags WHERE tag = :tag)")
             values["tag"] = self.tag

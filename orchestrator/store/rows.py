@@ -85,6 +85,7 @@ def job(row: sqlite3.Row) -> Job:
         progress=_json(row["progress"]),
         metrics=_json(row["metrics"]),
         results=_json(row["results"]),
+        archived_at=moment_or_none(row["archived_at"]),
     )
 
 

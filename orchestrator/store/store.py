@@ -31,6 +31,7 @@ from orchestrator.domain import (
 from orchestrator.errors import IdempotencyConflict, NotFound, StaleTransition, StateConflict
 from orchestrator.event_names import Kind
 from orchestrator.store import rows
+from orchestrator.store.archive import Archive
 from orchestrator.store.census import Census, Tallies, read_tallies, take_census
 from orchestrator.store.database import Database, Session
 from orchestrator.store.ingest import Reported
@@ -56,6 +57,7 @@ class Store:
         self._db = database
         self.keys = Keys(database)
         self.measurements = Measurements(database)
+        self.archive = Archive(database)
         self.recovery = Recovery(database)
         self._waiting = WaitingJobs()
         self.sweeps = Sweeps(database)

@@ -6,7 +6,7 @@ import threading
 from collections.abc import Coroutine, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import pytest
 import uvicorn
@@ -20,6 +20,8 @@ from orchestrator.settings import Settings
 from tests.waiting import until
 from worker_image.contract.events import Event
 from worker_image.contract.rundir import RunDir
+
+Result = TypeVar("Result")
 
 
 @dataclass
@@ -96,9 +98,9 @@ class Orchestrator:
         with path.open("ab") as file:
             file.write("".join(item.model_dump_json() + "\n" for item in events).encode())
 
-    def does(self, work: Coroutine[Any, Any, Any]) -> None:
-        """Have the orchestrator do something on its own loop."""
-        asyncio.run_coroutine_threadsafe(work, self._loop).result(10)
+    def does(self, work: Coroutine[Any, Any, Result]) -> Result:
+        """Have the orchestrator do something on its own loop; what came of it."""
+        return asyncio.run_coroutine_threadsafe(work, self._loop).result(10)
 
     def status(self, job_id: str) -> str:
         return str(self.client.job(job_id).status)
