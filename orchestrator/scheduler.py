@@ -88,6 +88,7 @@ class Scheduler:
         self._pulled: set[str] = set()
         """Images made available ahead, or tried to."""
         self._engine_seen = -ENGINE_TRUST_S
+        self._asking: asyncio.Task[None] | None = None
 
     @property
     def alive(self) -> bool:
@@ -274,8 +275,20 @@ class Scheduler:
             await self._supervise(attempt)
 
     async def _look_at_engine(self) -> None:
+        """Whether it answers. One that did when it was last asked is planned for while it is asked again."""
         if time.monotonic() - self._engine_seen < ENGINE_TRUST_S:
             return
+        if self._asking is not None and self._asking.done():
+            self._asking.result()
+            self._asking = None
+        if self._asking is None:
+            self._asking = asyncio.create_task(self._ask_engine(), name="engine")
+            self._tasks.add(self._asking)
+            self._asking.add_done_callback(self._tasks.discard)
+        if self.engine is None:
+            await self._asking
+
+    async def _ask_engine(self) -> None:
         asked = time.monotonic()
         try:
             engine = await self.executor.check()
@@ -287,6 +300,7 @@ class Scheduler:
         except EngineUnavailable as error:
             if self.engine is not None:
                 logger.warning("%s", error)
+                self.wake()
             self.engine, self.engine_error = None, error.message
 
     async def _sweep(self) -> None:

@@ -204,6 +204,7 @@ class Supervisor:
         faults.reach("run_dir_made")
         if await asyncio.to_thread(self._run_dir.claim.exists) and await self._find() is None:
             raise _Gone
+        looked_again = False
         while True:
             job = await self._store.job(self._job_id)
             if job.intent == "cancel":
@@ -213,15 +214,27 @@ class Supervisor:
                     continue
                 faults.reach("prepared")
                 await asyncio.to_thread(self._check_inputs)
-                handle = await self._executor.launch(self._spec)
+                handle = await self._launch_unless_image_gone(last=looked_again)
             except EngineUnavailable as error:
                 await self._engine_lost(error)
+                continue
+            if handle is None:
+                looked_again = True
                 continue
             faults.reach("launched")
             await self._store.attach(self.attempt, handle)
             faults.reach("attached")
             self._started_at = time.time()
             return handle
+
+    async def _launch_unless_image_gone(self, *, last: bool) -> str | None:
+        """Launch it; None when the image, there a moment ago, was removed since and is worth another look."""
+        try:
+            return await self._executor.launch(self._spec)
+        except ImageMissing:
+            if last:
+                raise
+            return None
 
     def _lay_out(self) -> None:
         self._run_dir.create(self._run_spec)

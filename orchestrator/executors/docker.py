@@ -124,6 +124,8 @@ class DockerExecutor:
         self._user = container_user(user, os.getuid(), os.getgid())
         self._paths = HostPaths(((home, PurePosixPath(host_home)),)) if host_home else None
         self._engine = Engine()
+        self._present: set[str] = set()
+        """Images that were there when last looked for. A launch that finds one gone takes it out."""
 
     async def check(self) -> str:
         """Say which engine answers."""
@@ -136,7 +138,10 @@ class DockerExecutor:
             ImageMissing: it is neither here nor to be had.
         """
 
+        if image in self._present:
+            return
         if await self._engine.call(partial(_has_image, image=image)):
+            self._present.add(image)
             return
         if image == self._worker_image and "/" not in image:
             raise _image_missing(image, "it is built on this machine and has not been", "build it with: make image")
@@ -149,13 +154,20 @@ class DockerExecutor:
 
     async def launch(self, spec: LaunchSpec) -> str:
         """Create and start the attempt's container, or adopt the one of its name; return the container's id."""
-        # A name is taken some milliseconds before its container can be seen, so whoever lost the race looks again.
+        # Created first, and looked for only when that fails: mostly there is none, and every call is milliseconds.
+        # A name is taken some milliseconds before its container can be seen, so whoever lost the race tries again.
         deadline = time.monotonic() + CALL_TIMEOUT_S
-        while (container := await self._engine.call(partial(_find, container=spec.name))) is None:
+        while (handle := await self._create_unless_there(spec)) is None:
+            if (found := await self._engine.call(partial(_find, container=spec.name))) is not None:
+                return await self._adopt(found, spec)
             if time.monotonic() >= deadline:
                 raise LaunchFailed(f"the name {spec.name} is taken by a container that never appears")
-            if not await self._create(spec):
-                await asyncio.sleep(POLL_S)
+            await asyncio.sleep(POLL_S)
+        await self._start(handle)
+        return handle
+
+    async def _adopt(self, container: dict[str, Any], spec: LaunchSpec) -> str:
+        """Take the container that has the attempt's name for the attempt's, and start it if nobody has."""
         if (container["Config"]["Labels"] or {}).get(HOME_LABEL) != await self._own_home_id():
             raise LaunchFailed(
                 f"a container named {spec.name} exists and belongs to another saeforge home",
@@ -163,13 +175,17 @@ class DockerExecutor:
             )
         handle: str = container["Id"]
         if run_state(container["State"]["Status"]) is RunState.CREATED:
-            faults.reach("container_created")
-            try:
-                await self._engine.call(lambda client: client.start(handle), _launch_refused)
-            except LaunchFailed:
-                await self._engine.call(partial(_remove, handle=handle, force=False))
-                raise
+            await self._start(handle)
         return handle
+
+    async def _start(self, handle: str) -> None:
+        """Start what was created; what cannot be started is removed."""
+        faults.reach("container_created")
+        try:
+            await self._engine.call(lambda client: client.start(handle), _launch_refused)
+        except LaunchFailed:
+            await self._engine.call(partial(_remove, handle=handle, force=False))
+            raise
 
     async def inspect(self, handle: str) -> Observation:
         """Look at the container now."""
@@ -252,8 +268,17 @@ class DockerExecutor:
         """Let go of the connection. Containers go on."""
         self._engine.close()
 
-    async def _create(self, spec: LaunchSpec) -> bool:
-        """Create the attempt's container; False when its name is taken."""
+    async def _create_unless_there(self, spec: LaunchSpec) -> str | None:
+        """Create the attempt's container and return its id; None when its name is taken."""
+        try:
+            return await self._create(spec)
+        except (ImageMissing, LaunchFailed):
+            # The image or a mount may be gone since an earlier launch: the container that it made is good all the same.
+            if await self._engine.call(partial(_find, container=spec.name)) is None:
+                raise
+            return None
+
+    async def _create(self, spec: LaunchSpec) -> str | None:
         try:
             request = container_request(
                 spec, home_id=await self._own_home_id(), user=self._user, paths=await self._host_paths()
@@ -269,17 +294,18 @@ class DockerExecutor:
         except OSError as why:
             raise LaunchFailed(f"the run directory cannot be handed to user {self._user}: {why}") from why
 
-        def create(client: docker.APIClient) -> bool:
+        def create(client: docker.APIClient) -> str | None:
             try:
-                client.create_container_from_config(request, spec.name)  # type: ignore[no-untyped-call]
+                made: dict[str, str] = client.create_container_from_config(request, spec.name)  # type: ignore[no-untyped-call]
             except docker.errors.APIError as refusal:
                 if refusal.status_code == 409:
-                    return False
+                    return None
                 raise
-            return True
+            return made["Id"]
 
         def refused(refusal: docker.errors.APIError) -> ExecutorError:
             if isinstance(refusal, docker.errors.ImageNotFound):
+                self._present.discard(spec.image)
                 return _image_missing(spec.image, "it is not on this machine")
             return _launch_refused(refusal)
 

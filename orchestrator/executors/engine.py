@@ -9,6 +9,7 @@ from collections.abc import Callable
 from typing import Any, Final, TypeVar
 
 import docker
+import docker.constants
 import docker.errors
 import docker.utils
 import requests
@@ -33,6 +34,10 @@ class Engine:
 
     def __init__(self) -> None:
         self._client: docker.APIClient | None = None
+        self._asker: docker.APIClient | None = None
+        """Gives up sooner, and is made but once: making a client takes longer than asking."""
+        self._name: str | None = None
+        """Asked for once, for the engine runs other programs to tell; it cannot change without going away."""
 
     async def version(self) -> str:
         """Which engine answers, within ``CHECK_TIMEOUT_S``.
@@ -43,15 +48,19 @@ class Engine:
 
         def version() -> str:
             _knock()
-            client = _connect(CHECK_TIMEOUT_S)
-            try:
-                return f"Docker {client.version()['Version']}"
-            finally:
-                client.close()
+            if self._asker is None:
+                # Which engine it is can be asked in any version of its API, so that one need not be agreed on first.
+                self._asker = _connect(CHECK_TIMEOUT_S, docker.constants.MINIMUM_DOCKER_API_VERSION)
+            if self._name is None:
+                self._name = f"Docker {self._asker.version()['Version']}"
+            else:
+                self._asker.ping()
+            return self._name
 
         try:
             return await _in_thread(version)
         except _SILENT as why:
+            self.close()
             raise unavailable(why) from why
 
     async def call(
@@ -83,10 +92,12 @@ class Engine:
             raise unavailable(why) from why
 
     def close(self) -> None:
-        """Let go of the connection; the next call makes another."""
-        client, self._client = self._client, None
-        if client is not None:
-            client.close()
+        """Let go of the connections; the next call makes another."""
+        clients = self._client, self._asker
+        self._client = self._asker = self._name = None
+        for client in clients:
+            if client is not None:
+                client.close()
 
 
 async def _in_thread(action: Callable[[], T]) -> T:
@@ -122,8 +133,8 @@ def _knock() -> None:
             knock.connect(address.removeprefix(_UNIX))
 
 
-def _connect(timeout_s: int) -> docker.APIClient:
-    return docker.APIClient(version="auto", timeout=timeout_s, **docker.utils.kwargs_from_env())
+def _connect(timeout_s: int, version: str = "auto") -> docker.APIClient:
+    return docker.APIClient(version=version, timeout=timeout_s, **docker.utils.kwargs_from_env())
 
 
 def words_of(refusal: docker.errors.APIError) -> str:

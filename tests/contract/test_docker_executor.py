@@ -174,12 +174,12 @@ async def test_a_gpu_on_an_engine_without_nvidias_toolkit_is_refused_with_advice
     assert await docker_bench.executor.list_owned() == []
 
 
-async def test_a_run_directory_that_the_containers_user_may_not_write_is_told_apart(docker_bench: DockerBench) -> None:
+async def test_a_run_directory_that_the_containers_user_may_not_write_is_told_apart(
+    docker_bench: DockerBench, monkeypatch: pytest.MonkeyPatch
+) -> None:
     spec = docker_bench.spec(SPEAK)
     executor = DockerExecutor(docker_bench.home, user="12345:12345")
-    await executor._create(spec)
-    for folder in (spec.run_dir, *spec.run_dir.iterdir()):
-        os.chown(folder, os.getuid(), os.getgid())
+    monkeypatch.setattr("orchestrator.executors.docker._give", lambda *_: None)
     seen = await docker_bench.until(await executor.launch(spec), RunState.EXITED)
     await executor.close()
     assert seen.exit_code == UNWRITABLE_EXIT_CODE
@@ -221,3 +221,29 @@ async def test_another_homes_attempts_are_neither_listed_nor_adopted(docker_benc
 
 _EMPTY_TAR = bytes(10240)
 """An archive without any file: an image without a shell."""
+
+
+async def test_a_container_is_adopted_although_its_image_was_removed_since(
+    docker_bench: DockerBench, engine: docker.DockerClient
+) -> None:
+    spec = docker_bench.spec(OBEDIENT)
+    passing = f"saeforge-passing:{spec.attempt}"
+    await asyncio.to_thread(engine.images.get(spec.image).tag, passing)
+    spec = replace(spec, image=passing)
+    handle = await docker_bench.executor.launch(spec)
+    await asyncio.to_thread(engine.images.remove, passing)
+    assert await docker_bench.executor.launch(spec) == handle
+
+
+async def test_an_image_that_was_there_is_looked_for_again_once_a_launch_found_it_gone(
+    docker_bench: DockerBench, engine: docker.DockerClient
+) -> None:
+    spec = docker_bench.spec(OBEDIENT)
+    passing = "saeforge-passing/gone:latest"
+    await asyncio.to_thread(engine.images.get(spec.image).tag, passing)
+    await docker_bench.executor.prepare(passing)
+    await asyncio.to_thread(engine.images.remove, passing)
+    with pytest.raises(ImageMissing):
+        await docker_bench.executor.launch(replace(spec, image=passing))
+    with pytest.raises(ImageMissing):
+        await docker_bench.executor.prepare(passing)

@@ -170,7 +170,10 @@ async def test_a_process_of_an_attempt_is_told_from_one_of_another_and_from_outs
         await bench.until_log(spec, b"ready")
     pids = {pid: handle for handle in (one, other) for pid in await bench.pids(handle)}
     assert set(pids.values()) == {one, other}
-    assert await bench.executor.whose({*pids, os.getpid()}, [one, other]) == pids
+    told = await bench.executor.whose({*pids, os.getpid()}, [one, other])
+    # Those that their program started may have ended since.
+    assert told.items() <= pids.items()
+    assert set(told.values()) == {one, other}
     assert set((await bench.executor.whose(pids, [other])).values()) == {other}
 
 
