@@ -1,8 +1,13 @@
 """What every test may use."""
 
 import pytest
+from hypothesis import settings
 
 from tests import engine
+
+# A slow machine is no defect of what is tested.
+settings.register_profile("untimed", deadline=None)
+settings.load_profile("untimed")
 
 
 @pytest.fixture(scope="session")
