@@ -5,6 +5,7 @@ import fcntl
 import gc
 import logging
 import os
+import socket
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager, contextmanager, nullcontext, suppress
 
@@ -252,10 +253,26 @@ def serve(
         forwarded_allow_ips=list(settings.proxies),
         # Viewers only ever say who they are.
         ws_max_size=65_536,
+        # Compressing a log takes longer than sending it, and a third of a megabyte for each viewer.
+        ws_per_message_deflate=False,
         timeout_graceful_shutdown=SHUTDOWN_S,
     )
     _collect_rarely()
-    uvicorn.Server(config).run()
+    _Server(config, settings.viewer_timeout_s).run()
+
+
+class _Server(uvicorn.Server):
+    """Has the kernel end connections whose other side takes nothing: what waits in them could never be closed."""
+
+    def __init__(self, config: uvicorn.Config, timeout_s: float) -> None:
+        super().__init__(config)
+        self._timeout_s = timeout_s
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        await super().startup(sockets)
+        for listening in (found for server in self.servers for found in server.sockets):
+            # Connections inherit it from the socket that accepts them.
+            listening.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, int(self._timeout_s * 1000))
 
 
 def _collect_rarely() -> None:

@@ -8,6 +8,7 @@ const FAILURES_BEFORE_POLLING = 3;
 const POLL_MS = 2000;
 const REPLY_MS = 15000;
 const SETTLED_MS = 3000;
+const SILENCE_MS = 45000; // three heartbeats: nobody is at the other end any more
 const GIVE_UP_CODES = new Set([4400, 4404]);
 
 /** Where the API's WebSockets are: its public address when it has one, else this page's host with the API's port. */
@@ -26,6 +27,7 @@ export class Live {
   #timer = null;
   #pollTimer = null;
   #settleTimer = null;
+  #silenceTimer = null;
   #closed = false;
   #nonce = `${Date.now().toString(36)}${Math.random().toString(36).slice(2, 8)}`;
 
@@ -83,6 +85,14 @@ export class Live {
     this.#drop();
   }
 
+  #heard() {
+    clearTimeout(this.#silenceTimer);
+    this.#silenceTimer = setTimeout(() => {
+      this.#drop();
+      this.#failed("nothing was heard for a while");
+    }, SILENCE_MS);
+  }
+
   /** Try now instead of when the backoff is over. */
   retry() {
     if (this.state === "live" || this.#closed) return;
@@ -121,21 +131,25 @@ export class Live {
       socket.send(JSON.stringify({ type: "auth", ticket }));
       this.#stopPolling();
       this.#become("live");
+      this.#heard();
       this.#settleTimer = setTimeout(() => (this.#failures = 0), SETTLED_MS);
     };
     socket.onmessage = ({ data }) => {
+      if (socket !== this.#socket) return;
       const frame = JSON.parse(data);
+      this.#heard();
       if (frame.type === "error" && frame.code) {
         this.detail = frame.message;
         return;
       }
       this.#failures = 0;
-      this.onFrame(frame);
+      if (frame.type !== "heartbeat") this.onFrame(frame);
     };
     socket.onclose = ({ code, reason }) => {
       if (socket !== this.#socket) return;
       this.#socket = null;
       clearTimeout(this.#settleTimer);
+      clearTimeout(this.#silenceTimer);
       if (this.#closed || this.state === "ended") return;
       if (GIVE_UP_CODES.has(code)) return this.#become("failed", this.detail || reason);
       this.#failed(this.detail || reason);
@@ -166,6 +180,7 @@ export class Live {
   }
 
   #drop() {
+    clearTimeout(this.#silenceTimer);
     const socket = this.#socket;
     this.#socket = null;
     socket?.close();

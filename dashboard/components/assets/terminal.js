@@ -66,7 +66,7 @@ class LogConsole {
     this.newLines = 0;
     this.#draw(host);
     this.live = new Live({
-      path: () => `/api/jobs/${this.job}/logs?attempt=${this.cursor.attempt}&offset=${this.cursor.offset}`,
+      path: () => `/api/jobs/${this.job}/logs?attempt=${this.cursor.attempt}&offset=${this.cursor.offset}&skip=true`,
       question: () => ({ cursor: this.cursor }),
       onReply: (reply) => this.#reply(reply),
       onFrame: (frame) => this.#frame(frame),
@@ -218,13 +218,14 @@ class LogConsole {
       if (!this.seen) this.hint.textContent = "The job wrote no output.";
       return;
     }
-    if (frame.type !== "log") return;
+    if (frame.type !== "log" && frame.type !== "skipped") return;
     if (frame.attempt < this.cursor.attempt) return;
     if (frame.attempt > this.cursor.attempt) {
       if (this.seen) this.#note(`attempt ${frame.attempt}`);
       this.cursor = { attempt: frame.attempt, offset: 0 };
     }
     if (frame.offset < this.cursor.offset) return; // repeated after a reconnect
+    if (frame.type === "skipped") return this.#skipped(frame);
     if (frame.offset > this.cursor.offset) this.#note(`${size(frame.offset - this.cursor.offset)} skipped`);
     this.cursor.offset = frame.next_offset;
     let text = frame.data;
@@ -233,6 +234,14 @@ class LogConsole {
       this.trim = false;
     }
     this.#queue(text);
+  }
+
+  #skipped(frame) {
+    this.cursor.offset = frame.next_offset;
+    this.trim = frame.reason === "slow"; // what follows begins in the middle of a line
+    if (frame.reason === "quota") this.#note(`${size(frame.bytes)} dropped here: the log exceeded its quota`);
+    else if (frame.reason === "cut") this.#note("the job cut its log here");
+    else this.#note(`${size(frame.bytes)} skipped: they came faster than they could be shown; download the log for them`);
   }
 
   #note(text) {
