@@ -43,7 +43,7 @@ class Orchestrator:
         with socket.socket() as probe:
             probe.bind(("127.0.0.1", 0))
             port = probe.getsockname()[1]
-        settings = Settings(home=home, port=port, poll_s=0.02, **changes)
+        settings = Settings(home=home, port=port, **({"poll_s": 0.02} | changes))
         app = create_app(settings, executor=FakeExecutor(engine))
         server = uvicorn.Server(uvicorn.Config(app, port=port, log_config=None, timeout_graceful_shutdown=1))
         loops: list[asyncio.AbstractEventLoop] = []

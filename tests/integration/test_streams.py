@@ -1,18 +1,27 @@
 import json
 from itertools import pairwise
+from pathlib import Path
 from typing import Any
 
 import pytest
 from websockets.exceptions import ConnectionClosed
 from websockets.sync.client import ClientConnection, connect
 
+from orchestrator import supervisor
+from orchestrator.api import events
+from orchestrator.errors import InvalidInput
+from orchestrator.executors.fake import FakeEngine
 from tests.integration.conftest import Orchestrator
-from worker_image.contract.events import Finished, Metrics
+from tests.waiting import until
+from worker_image.contract.events import Finished, Metrics, Progress
 
 
-def open_socket(orchestrator: Orchestrator, path: str) -> ClientConnection:
+def open_socket(orchestrator: Orchestrator, path: str, **options: Any) -> ClientConnection:
     return connect(
-        orchestrator.url.replace("http", "ws") + path, additional_headers={"X-API-Key": orchestrator.key}, max_size=None
+        orchestrator.url.replace("http", "ws") + path,
+        additional_headers={"X-API-Key": orchestrator.key},
+        max_size=None,
+        **options,
     )
 
 
@@ -164,3 +173,118 @@ def test_the_log_over_http_in_parts_and_in_whole(orchestrator: Orchestrator) -> 
     assert orchestrator.client.logs(job_id, tail=2).data == "two\nthree\n"
     chunk = orchestrator.client.logs(job_id, offset=4, limit_bytes=3)
     assert (chunk.data, chunk.offset, chunk.next_offset, chunk.size_bytes) == ("two", 4, 7, 14)
+
+
+def test_an_error_names_the_field_and_what_to_do(orchestrator: Orchestrator) -> None:
+    job_id = orchestrator.submit()
+    orchestrator.reaches(job_id, "running")
+    with open_socket(orchestrator, f"/api/jobs/{job_id}/logs?offset=99") as socket:
+        error = json.loads(socket.recv(10))
+    assert error["details"]["field"] == "offset"
+    assert "begin at 0" in error["details"]["suggestion"]
+    with pytest.raises(InvalidInput) as raised:
+        next(orchestrator.client.follow_log(job_id, offset=99))
+    assert (raised.value.field, raised.value.suggestion) == ("offset", error["details"]["suggestion"])
+
+
+def test_events_carry_public_names_and_are_filtered_by_either(orchestrator: Orchestrator) -> None:
+    job_id = orchestrator.train()
+    orchestrator.reaches(job_id, "running")
+    orchestrator.report(
+        job_id,
+        Progress(seq=1, ts=1, phase="training", done=10, total=20, unit="steps"),
+        Finished(seq=2, ts=2, outcome="completed"),
+    )
+    orchestrator.exit(job_id)
+    orchestrator.reaches(job_id, "completed")
+    client = orchestrator.client
+    names = [event.name for event in client.events(job_id).items]
+    assert names[0] == "training:created"
+    assert names[-1] == "training:completed"
+    assert "training:progress" in names
+    for types, wanted in [
+        (["training:completed"], ["status_changed"]),
+        (["training:created", "progress"], ["job_created", "progress"]),
+        (["training:status_changed"], ["status_changed"] * 3),
+        (["never_heard_of"], []),
+    ]:
+        page = client.events(job_id, types=types)
+        assert [event.type for event in page.items] == wanted
+        assert client.events(types=types, after=page.next_after).items == []
+        with open_socket(orchestrator, f"/api/events?job={job_id}&types={','.join(types)}") as socket:
+            assert [json.loads(socket.recv(10))["type"] for _ in wanted] == wanted
+
+
+def test_a_page_of_filtered_events_goes_on_where_it_ended(orchestrator: Orchestrator) -> None:
+    ids = [orchestrator.submit() for _ in range(5)]
+    seen, after = [], 0
+    while page := orchestrator.client.events(after=after, types=["job_created"]).items[:2]:
+        seen += [str(event.job_id) for event in page]
+        after = page[-1].id
+    assert seen == ids
+
+
+def test_an_unknown_public_name_is_refused_with_those_there_are(orchestrator: Orchestrator) -> None:
+    with pytest.raises(InvalidInput, match="training:exploded") as refused:
+        orchestrator.client.events(types=["training:exploded"])
+    assert "training:completed" in str(refused.value.suggestion)
+    with open_socket(orchestrator, "/api/events?types=training:exploded") as socket:
+        assert json.loads(socket.recv(10))["details"]["field"] == "types"
+
+
+def test_from_now_on_means_just_that(orchestrator: Orchestrator) -> None:
+    orchestrator.reaches(orchestrator.submit(), "running")
+    newest = orchestrator.client.events(after="latest").next_after
+    with open_socket(orchestrator, "/api/events?after=latest&types=job_created") as socket:
+        assert json.loads(socket.recv(10)) == {"type": "heartbeat", "after": newest}
+        job_id = orchestrator.submit()
+        event = json.loads(socket.recv(10))
+    assert (event["job_id"], event["type"]) == (job_id, "job_created")
+
+
+def test_a_quiet_event_stream_tells_up_to_where_there_is_nothing(
+    orchestrator: Orchestrator, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    orchestrator.reaches(orchestrator.submit(), "running")
+    monkeypatch.setattr(events, "HEARTBEAT_S", 0.01)
+    with open_socket(orchestrator, "/api/events?types=checkpoint_saved") as socket:
+        beat = json.loads(socket.recv(10))
+    assert beat == {"type": "heartbeat", "after": orchestrator.client.events(after="latest").next_after}
+
+
+def test_a_metric_is_told_when_it_is_written_and_not_at_the_next_look(home: Path, engine: FakeEngine) -> None:
+    started = Orchestrator.start(home, engine, cpus=4, poll_s=60)
+    try:
+        job_id = started.train()
+        started.reaches(job_id, "running")
+        with open_socket(started, f"/api/events?job={job_id}&after=latest&types=metrics") as socket:
+            assert json.loads(socket.recv(10))["type"] == "heartbeat"
+            for step in (10, 20):
+                started.report(job_id, Metrics(seq=step, ts=1, step=step, values={"loss": 0.5}))
+                assert json.loads(socket.recv(10))["data"]["step"] == step
+    finally:
+        started.stop()
+
+
+def test_of_a_long_training_the_newest_figures_stay_and_all_that_decided_something(
+    home: Path, engine: FakeEngine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(supervisor, "THIN_EVERY", 50)
+    started = Orchestrator.start(home, engine, cpus=4, event_history=100)
+    try:
+        job_id = started.train()
+        started.reaches(job_id, "running")
+        first = started.client.events(job_id).items
+        for step in range(1, 1001, 100):
+            batch = [Metrics(seq=seq, ts=1, step=seq, values={"loss": 1.0}) for seq in range(step, step + 100)]
+            started.report(job_id, *batch)
+            until(lambda: started.client.events(job_id).items[-1].seq == step + 99, "they are stored")  # noqa: B023
+        found = started.client.events(job_id).items
+        assert found[: len(first)] == first
+        assert [event.seq for event in found[len(first) :]] == list(range(1001 - len(found) + len(first), 1001))
+        assert 100 <= len(found) - len(first) <= 200
+        assert started.client.metrics(job_id).total == 1000
+        resumed = started.client.events(job_id, after=first[-1].id + 5).items
+        assert resumed == found[len(first) :]
+    finally:
+        started.stop()
