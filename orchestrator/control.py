@@ -246,6 +246,11 @@ class Control:
         self._broker.ring()
         return sweep
 
+    async def start_step(self, pipeline_id: UUID, step: str, job: Job) -> None:
+        """Queue the job of a pipeline's step, once."""
+        if await self._store.pipelines.start(pipeline_id, step, job):
+            self._changed(job)
+
     async def limit_sweep(self, sweep_id: UUID, most: int | None) -> Sweep:
         """Let at most so many of its jobs run at once; those that run go on."""
         await self._store.sweeps.set_max_running(sweep_id, most)

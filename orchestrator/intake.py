@@ -4,7 +4,9 @@ import asyncio
 import difflib
 import re
 from dataclasses import replace
+from collections.abc import Mapping
 from datetime import UTC, datetime, timedelta
+from pathlib import Path
 from typing import Any
 from uuid import uuid4
 
@@ -14,6 +16,7 @@ from orchestrator.access import DEFAULT_OWNER
 from orchestrator.domain import Job, JobStatus, Params, Sweep
 from orchestrator.errors import InvalidInput
 from orchestrator.inventory import Inventory, ModelShape, model_shape
+from orchestrator.pipelines import Pipeline, Step, references, sampled
 from orchestrator.sweeps import points
 from orchestrator.views import CloneRequest, JobSubmission, SweepSubmission
 from worker_image.contract.jobs import JOB_TYPES, TrainSaeParams, job_params
@@ -90,6 +93,54 @@ def _admitted(submission: JobSubmission, given: dict[str, Any], inventory: Inven
     )
 
 
+async def check_step(step: Step, inventory: Inventory) -> None:
+    """See whether a step could run, as far as that can be told before its templates are filled in.
+
+    Raises:
+        InvalidInput: naming the step and the field at fault.
+    """
+    try:
+        if references(step.params):
+            parse_params(step.type, sampled(step.params))
+        else:
+            await asyncio.to_thread(_resolve, parse_params(step.type, step.params), inventory)
+    except InvalidInput as error:
+        place = f"steps.{step.name}"
+        raise InvalidInput(
+            f"{place}: {error.message}", field=f"{place}.{error.field}", suggestion=error.suggestion
+        ) from error
+
+
+async def admit_step(
+    step: Step, params: dict[str, Any], pipeline: Pipeline, inventory: Inventory, left: Mapping[str, str]
+) -> Job:
+    """Make the job of a step.
+
+    Args:
+        params: the step's, with its templates filled in.
+        left: name -> directory of each one of earlier steps that the job may read.
+
+    Raises:
+        InvalidInput: naming the field at fault and what to do.
+    """
+    parsed = parse_params(step.type, params)
+    also = tuple(Path(folder) for folder in left.values())
+    inputs = await asyncio.to_thread(_resolve, parsed, inventory, also)
+    return Job(
+        id=uuid4(),
+        name=f"{pipeline.name}-{step.name}",
+        params=parsed,
+        resources=step.resources,
+        status=JobStatus.QUEUED,
+        created_at=datetime.now(UTC),
+        owner=pipeline.owner,
+        priority=step.priority,
+        tags=tuple(dict.fromkeys(pipeline.tags)),
+        inputs=inputs | dict(left),
+        retry=step.retry,
+    )
+
+
 def cloned(job: Job, changes: CloneRequest) -> JobSubmission:
     """What to submit for a new job like ``job`` with the changes."""
     return JobSubmission(
@@ -152,9 +203,9 @@ def _invalid(error: ValidationError, type_name: str) -> InvalidInput:
     return InvalidInput(f"{field}: {message}", field=field, suggestion=meaning)
 
 
-def _resolve(params: Params, inventory: Inventory) -> dict[str, str]:
+def _resolve(params: Params, inventory: Inventory, also: tuple[Path, ...] = ()) -> dict[str, str]:
     inputs = {
-        field: inventory.resolve(kind, f"params.{field}", getattr(params, field), network=params.network)
+        field: inventory.resolve(kind, f"params.{field}", getattr(params, field), network=params.network, also=also)
         for field, kind in params.references().items()
     }
     # A hub id is on no disk yet.

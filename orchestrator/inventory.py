@@ -46,14 +46,17 @@ class Inventory:
         files = [path for path in sorted(self._datasets.rglob("*")) if path.suffix in DATASET_SUFFIXES]
         return [_entry(path, self._datasets, {"format": path.suffix[1:]}) for path in files if path.is_file()]
 
-    def resolve(self, kind: str, field: str, value: str, *, network: bool) -> str:
+    def resolve(self, kind: str, field: str, value: str, *, network: bool, also: tuple[Path, ...] = ()) -> str:
         """The absolute path ``value`` names, or ``value`` itself when it can only be a hub id and may be fetched.
+
+        ``also`` are directories that may be read beside the allowed roots.
 
         Raises:
             InvalidInput: it names nothing, or something outside the allowed roots; ``field`` is at fault.
         """
         folder = self._models if kind == "model" else self._datasets
-        found = self._locate(folder, field, value, suffixes=() if kind == "model" else DATASET_SUFFIXES)
+        suffixes = () if kind == "model" else DATASET_SUFFIXES
+        found = self._locate(folder, field, value, suffixes=suffixes, roots=(*self._roots, *also))
         if found is None:
             if kind == "model" and network and not value.startswith(("/", ".")):
                 return value
@@ -68,12 +71,14 @@ class Inventory:
             _check_dataset(found, field, value)
         return str(found)
 
-    def _locate(self, folder: Path, field: str, value: str, *, suffixes: tuple[str, ...]) -> Path | None:
+    def _locate(
+        self, folder: Path, field: str, value: str, *, suffixes: tuple[str, ...], roots: tuple[Path, ...]
+    ) -> Path | None:
         if "\0" in value:
             raise InvalidInput(f"{field}: a path cannot hold a NUL character", field=field, suggestion="remove it")
         for candidate in (folder / value, *(folder / (value + suffix) for suffix in suffixes)):
             real = candidate.resolve()
-            if not any(real.is_relative_to(root.resolve()) for root in self._roots):
+            if not any(real.is_relative_to(root.resolve()) for root in roots):
                 raise InvalidInput(
                     f"{field}: {value!r} lies outside the directories jobs may read",
                     field=field,

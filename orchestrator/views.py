@@ -117,6 +117,74 @@ class SweepActed(_View):
     """Jobs whose status does not allow it."""
 
 
+class StepView(_View):
+    """A step of a pipeline."""
+
+    name: str
+    type: str
+    needs: dict[str, str]
+    """Steps that must have ended before, and how."""
+    state: str
+    """waiting, started, skipped or refused; of a started one the job tells the rest."""
+    detail: str
+    """Why it was skipped or refused."""
+    job_id: UUID | None
+    status: JobStatus | None
+    """Of its job; empty when it has none, or none any more."""
+
+
+class PipelineView(_View):
+    """Jobs in steps, and how they stand."""
+
+    id: UUID
+    name: str
+    owner: str
+    tags: list[str]
+    created_at: datetime
+    status: Literal["running", "completed", "failed", "cancelled"]
+    """Running until every step has ended; failed if one ended badly or could not start."""
+    steps: list[StepView]
+
+
+class PipelinePage(_View):
+    items: list[PipelineView]
+
+
+class ScheduleView(_View):
+    """What is submitted again and again, and when."""
+
+    id: UUID
+    name: str
+    owner: str
+    cron: str
+    timezone: str
+    overlap: str
+    kind: str
+    submission: dict[str, Any]
+    enabled: bool
+    created_at: datetime
+    next_at: datetime
+    """When it submits next, while it is enabled."""
+    last_at: datetime | None
+    made: UUID | None
+    """The job or pipeline it submitted last."""
+    detail: str
+    """What came of it the last time it was due."""
+
+
+class SchedulePage(_View):
+    items: list[ScheduleView]
+
+
+class ScheduleChanges(BaseModel):
+    """Body of ``PATCH /api/schedules/{id}``."""
+
+    model_config = ConfigDict(extra="forbid", use_attribute_docstrings=True)
+
+    enabled: bool
+    """Whether it goes on submitting. Times that passed while it did not are not made up for."""
+
+
 class JobChanges(BaseModel):
     """Body of ``PATCH /api/jobs/{id}``: what is left out stays as it is."""
 

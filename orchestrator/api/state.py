@@ -10,6 +10,7 @@ from starlette.requests import HTTPConnection
 from orchestrator.access import Principal
 from orchestrator.api.auth import Gate, principal_of
 from orchestrator.broker import Broker
+from orchestrator.conductor import Conductor
 from orchestrator.control import Control
 from orchestrator.event_pages import EventPages
 from orchestrator.feed import Feeds
@@ -30,6 +31,7 @@ class State:
     store: Store
     scheduler: Scheduler
     control: Control
+    conductor: Conductor
     inventory: Inventory
     broker: Broker
     gate: Gate

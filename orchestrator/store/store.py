@@ -38,6 +38,7 @@ from orchestrator.store.ingest import Reported
 from orchestrator.store.jobs import NewJob, own_event, tag_values
 from orchestrator.store.keys import Keys
 from orchestrator.store.paging import NEWEST_FIRST, Cursor, Sort, beyond, order
+from orchestrator.store.pipelines import Pipelines, Schedules
 from orchestrator.store.records import Ended, JobFilter, StoredCommand, StoredEvent
 from orchestrator.store.recovery import Recovery
 from orchestrator.store.series import SEAL_ROWS, Measurements
@@ -61,6 +62,8 @@ class Store:
         self.recovery = Recovery(database)
         self._waiting = WaitingJobs()
         self.sweeps = Sweeps(database)
+        self.pipelines = Pipelines(database)
+        self.schedules = Schedules(database)
 
     @classmethod
     async def open(cls, path: Path) -> "Store":
