@@ -16,7 +16,7 @@ from fastapi.routing import APIRoute
 from fastapi_offline import FastAPIOffline
 
 from orchestrator.access import Role
-from orchestrator.api import events, failures, jobs, keys, log_socket, logs, metrics, sweeps, system, trainings, upkeep
+from orchestrator.api import events, failures, jobs, keys, log_socket, logs, metrics, pipelines, sweeps, system, trainings, upkeep
 from orchestrator.api.auth import Gate, api_key, authorise, needs
 from orchestrator.api.body_limit import BodyLimit
 from orchestrator.api.guard import Guard
@@ -24,6 +24,7 @@ from orchestrator.api.observed import REQUEST_ID, Observed
 from orchestrator.api.state import State
 from orchestrator.api.tokens import Tokens
 from orchestrator.broker import Broker
+from orchestrator.conductor import Conductor
 from orchestrator.control import Control
 from orchestrator.errors import SettingsError
 from orchestrator.event_pages import EventPages
@@ -83,6 +84,7 @@ def create_app(settings: Settings, *, executor: Executor | None = None, home_is_
     app.include_router(metrics.router)
     app.include_router(sweeps.router)
     app.include_router(trainings.router)
+    app.include_router(pipelines.router)
     app.include_router(logs.router)
     app.include_router(log_socket.router)
     app.include_router(events.router)
@@ -133,12 +135,16 @@ async def _running(settings: Settings, given: Executor | None, instruments: Inst
     )
     monitor = Monitor(store=store, host=Host(settings.home), probe=probe, occupancy=scheduler.occupancy)
     keyring = await KeyRing.open(store)
+    control = Control(store=store, scheduler=scheduler, broker=broker, settings=settings)
+    inventory = Inventory(settings)
+    conductor = Conductor(store=store, control=control, inventory=inventory, broker=broker, settings=settings)
     state = State(
         settings=settings,
         store=store,
         scheduler=scheduler,
-        control=Control(store=store, scheduler=scheduler, broker=broker, settings=settings),
-        inventory=Inventory(settings),
+        control=control,
+        conductor=conductor,
+        inventory=inventory,
         broker=broker,
         gate=Gate(settings, keyring, machine_key=key, tokens=tokens),
         monitor=monitor,
@@ -151,7 +157,7 @@ async def _running(settings: Settings, given: Executor | None, instruments: Inst
     await asyncio.to_thread(_tell_of_log_quota, settings)
     watching = asyncio.create_task(monitor.run(), name="monitor")
     reconciling = asyncio.create_task(scheduler.run(), name="scheduler")
-    reconciling.add_done_callback(_die_with_scheduler)
+    reconciling.add_done_callback(_die_with_it)
     sampler = Sampler(
         store=store,
         executors={**others, executor.name: executor},
@@ -159,12 +165,14 @@ async def _running(settings: Settings, given: Executor | None, instruments: Inst
         sample_s=settings.sample_s,
     )
     sampling = asyncio.create_task(sampler.run(), name="sampler")
+    conducting = asyncio.create_task(conductor.run(), name="conductor")
+    conducting.add_done_callback(_die_with_it)
     keeping_use = asyncio.create_task(keyring.keep_use(), name="last use of keys")
     try:
         yield state
     finally:
         broker.close()
-        for task in (watching, sampling, keeping, reconciling, keeping_use):
+        for task in (watching, sampling, keeping, reconciling, conducting, keeping_use):
             task.cancel()
             with suppress(asyncio.CancelledError):
                 await task
@@ -199,10 +207,10 @@ def _tell_of_log_quota(settings: Settings) -> None:
         )
 
 
-def _die_with_scheduler(task: asyncio.Task[None]) -> None:
-    """An orchestrator that no longer reconciles must not look alive: jobs go on, a restart re-attaches to them."""
+def _die_with_it(task: asyncio.Task[None]) -> None:
+    """An orchestrator that does half of its work must not look alive: jobs go on, a restart re-attaches to them."""
     if not task.cancelled() and (error := task.exception()) is not None:
-        logger.critical("the reconcile loop failed", exc_info=error)
+        logger.critical("the %s failed", task.get_name(), exc_info=error)
         os.kill(os.getpid(), 15)
 
 

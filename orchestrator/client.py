@@ -18,6 +18,8 @@ from pydantic import BaseModel, TypeAdapter, ValidationError
 from orchestrator.access import Role
 from orchestrator.domain import TERMINAL, JobStatus, Resources, RetryPolicy
 from orchestrator.errors import InvalidInput, OrchestratorError
+from orchestrator.pipelines import PipelineSubmission
+from orchestrator.schedules import ScheduleSubmission
 from orchestrator.settings import ClientSettings, read_settings
 from orchestrator.streams import EventStream, LogFrame, LogStream, UnexpectedAnswer
 from orchestrator.transport import Transport, Unreachable
@@ -45,8 +47,12 @@ from orchestrator.views import (
     MetricSeries,
     MetricStats,
     NewKeyView,
+    PipelinePage,
+    PipelineView,
     PrincipalView,
     ResourceHistory,
+    SchedulePage,
+    ScheduleView,
     SweepActed,
     SweepPage,
     SweepResults,
@@ -415,6 +421,56 @@ class Client:
     def act_on_sweep(self, sweep_id: JobId, action: Literal["cancel", "pause", "resume", "stop"]) -> SweepActed:
         """Do the same to all of its jobs that allow it."""
         return self._parse(SweepActed, self._transport.call("POST", _of_sweep(sweep_id, action)))
+
+    # Pipelines and schedules
+
+    def pipeline(self, steps: Sequence[Mapping[str, Any]], **about: Any) -> PipelineView:
+        """Queue jobs in steps.
+
+        Args:
+            steps: each with the fields of ``Step``: name, type, params, needs, when, priority, resources, retry.
+            about: name, owner and tags.
+        """
+        body = _checked(PipelineSubmission, {"steps": list(steps), **about})
+        return self._parse(PipelineView, self._transport.call("POST", "/api/pipelines", body=body))
+
+    def pipelines(self, *, limit: int = 50, offset: int = 0) -> PipelinePage:
+        """Pipelines, newest first."""
+        return self._get(PipelinePage, "/api/pipelines", {"limit": limit, "offset": offset})
+
+    def pipeline_of(self, pipeline_id: JobId) -> PipelineView:
+        """One pipeline, with its steps and their jobs."""
+        return self._get(PipelineView, f"/api/pipelines/{_uuid(pipeline_id)}")
+
+    def cancel_pipeline(self, pipeline_id: JobId) -> PipelineView:
+        """Start no further step of it, and cancel its jobs that have not ended."""
+        path = f"/api/pipelines/{_uuid(pipeline_id)}"
+        return self._parse(PipelineView, self._transport.call("DELETE", path, repeatable=True))
+
+    def schedule(self, cron: str, submission: Mapping[str, Any], **about: Any) -> ScheduleView:
+        """Submit a job or a pipeline again and again.
+
+        Args:
+            cron: minute, hour, day of month, month, day of week.
+            submission: the fields of ``JobSubmission``, or with ``kind="pipeline"`` of ``PipelineSubmission``.
+            about: the other fields of ``ScheduleSubmission``: kind, name, owner, timezone, overlap.
+        """
+        body = _checked(ScheduleSubmission, {"cron": cron, "submission": dict(submission), **about})
+        return self._parse(ScheduleView, self._transport.call("POST", "/api/schedules", body=body))
+
+    def schedules(self) -> SchedulePage:
+        """Schedules, newest first."""
+        return self._get(SchedulePage, "/api/schedules")
+
+    def enable_schedule(self, schedule_id: JobId, enabled: bool) -> ScheduleView:
+        """Have a schedule go on, or rest."""
+        path = f"/api/schedules/{_uuid(schedule_id)}"
+        body = {"enabled": enabled}
+        return self._parse(ScheduleView, self._transport.call("PATCH", path, body=body, repeatable=True))
+
+    def remove_schedule(self, schedule_id: JobId) -> None:
+        """Forget a schedule; what it submitted stays."""
+        self._transport.call("DELETE", f"/api/schedules/{_uuid(schedule_id)}", repeatable=True)
 
     def set_learning_rate(self, job_id: JobId, lr: float) -> JobDetail:
         """Replace the peak learning rate of a running job."""

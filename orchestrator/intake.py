@@ -3,8 +3,8 @@
 import asyncio
 import difflib
 import re
-from dataclasses import replace
 from collections.abc import Mapping
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any

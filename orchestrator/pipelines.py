@@ -56,7 +56,7 @@ class Step(BaseModel):
     type: str
     params: dict[str, Any] = {}
     """Parameters of that type. Strings may hold templates: ${step.artifacts}, ${step.artifact.PATH},
-    ${step.checkpoint}, ${step.id}, ${step.results.NAME}; one that is a whole value becomes the number it stands for."""
+    ${step.checkpoint}, ${step.id}, ${step.results.NAME}."""
     needs: dict[Name, Condition] = {}
     """Steps that must have ended before, and how."""
     when: tuple[When, ...] = ()
@@ -176,10 +176,7 @@ def filled(value: Any, outputs: Mapping[str, Outputs]) -> Any:
         TemplateError: the step did not leave what one of them asks for.
     """
     if isinstance(value, str):
-        whole = _TEMPLATE.fullmatch(value)
-        if whole is not None:
-            return _meaning(whole, outputs)
-        return _TEMPLATE.sub(lambda found: str(_meaning(found, outputs)), value)
+        return _TEMPLATE.sub(lambda found: _meaning(found, outputs), value)
     if isinstance(value, Mapping):
         return {key: filled(item, outputs) for key, item in value.items()}
     if isinstance(value, list | tuple):
@@ -190,8 +187,7 @@ def filled(value: Any, outputs: Mapping[str, Outputs]) -> Any:
 def sampled(value: Any) -> Any:
     """The value with something of the right kind in place of its templates, to see whether the rest of it is valid."""
     if isinstance(value, str):
-        whole = _TEMPLATE.fullmatch(value)
-        return 1.0 if whole is not None and whole[2] == "results" else _TEMPLATE.sub("/sample", value)
+        return _TEMPLATE.sub(lambda found: "1" if found[2] == "results" else "/sample", value)
     if isinstance(value, Mapping):
         return {key: sampled(item) for key, item in value.items()}
     if isinstance(value, list | tuple):
@@ -238,7 +234,7 @@ def decision(step: Step, states: Mapping[str, StepState], outputs: Mapping[str, 
     return StepState.STARTED
 
 
-def _meaning(found: re.Match[str], outputs: Mapping[str, Outputs]) -> str | float:
+def _meaning(found: re.Match[str], outputs: Mapping[str, Outputs]) -> str:
     step, what, name = found.groups()
     left = outputs[step]
     if what == "id":
@@ -256,7 +252,7 @@ def _meaning(found: re.Match[str], outputs: Mapping[str, Outputs]) -> str | floa
     if name not in left.results:
         known = ", ".join(sorted(left.results)) or "none"
         raise TemplateError(f"{found[0]}: {step} has no such result; it has: {known}")
-    return left.results[name]
+    return f"{left.results[name]:.17g}"
 
 
 def _strings(value: Any) -> Iterator[str]:

@@ -30,6 +30,8 @@ class Entry:
             "{name}": "NAME",
             "{sweep}": ANY_JOB,
             "{action}": "cancel",
+            "{pipeline}": ANY_JOB,
+            "{schedule}": ANY_JOB,
         }
         path = self.path
         for name, value in names.items():

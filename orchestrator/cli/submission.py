@@ -77,7 +77,7 @@ def parameters(job_type: type[JobType], given: dict[str, Any]) -> dict[str, Any]
     Raises:
         InvalidInput: the file or a pair cannot be read.
     """
-    merged: dict[str, Any] = params_from_file(given["params"]) if given["params"] else {}
+    merged: dict[str, Any] = mapping_from_file(given["params"]) if given["params"] else {}
     merged |= dict(pair(text) for text in given["param"] or [])
     for name, schema in _properties(job_type):
         value = given[name]
@@ -186,15 +186,15 @@ def _flag(name: str, annotation: Any, default: object = None) -> inspect.Paramet
     return inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=default, annotation=annotation)
 
 
-def params_from_file(path: Path) -> dict[str, Any]:
-    """Parameters from a JSON or YAML file. Raises: InvalidInput."""
+def mapping_from_file(path: Path) -> dict[str, Any]:
+    """A mapping from a JSON or YAML file. Raises: InvalidInput."""
     try:
         text = path.read_text()
     except (OSError, UnicodeDecodeError) as error:
         raise InvalidInput(f"{path}: cannot be read ({error})", field="params") from None
     parsed = _parse_json(path, text) if path.suffix == ".json" else _parse_yaml(path, text)
     if not isinstance(parsed, dict):
-        raise InvalidInput(f"{path}: holds no mapping of parameters", field="params")
+        raise InvalidInput(f"{path}: holds no mapping", field="params")
     return parsed
 
 

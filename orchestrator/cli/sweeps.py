@@ -9,7 +9,7 @@ from rich.table import Table
 from rich.text import Text
 
 from orchestrator.cli.console import Json, command, emit, out, printable, status_text
-from orchestrator.cli.submission import pair, params_from_file
+from orchestrator.cli.submission import mapping_from_file, pair
 from orchestrator.client import Client
 from orchestrator.errors import InvalidInput
 from orchestrator.views import SweepView
@@ -56,7 +56,7 @@ def submit(
     json: Json = False,
 ) -> None:
     """Queue one job for every point of a sweep, all of them or none; prints its id."""
-    base = params_from_file(params) if params else {}
+    base = mapping_from_file(params) if params else {}
     with Client() as client:
         made = client.sweep(
             type.replace("-", "_"),
