@@ -16,7 +16,20 @@ from fastapi.routing import APIRoute
 from fastapi_offline import FastAPIOffline
 
 from orchestrator.access import Role
-from orchestrator.api import events, failures, jobs, keys, log_socket, logs, metrics, pipelines, sweeps, system, trainings, upkeep
+from orchestrator.api import (
+    events,
+    failures,
+    jobs,
+    keys,
+    log_socket,
+    logs,
+    metrics,
+    pipelines,
+    sweeps,
+    system,
+    trainings,
+    upkeep,
+)
 from orchestrator.api.auth import Gate, api_key, authorise, needs
 from orchestrator.api.body_limit import BodyLimit
 from orchestrator.api.guard import Guard
