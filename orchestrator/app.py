@@ -25,6 +25,7 @@ from orchestrator.api import (
     logs,
     metrics,
     pipelines,
+    secrets,
     sweeps,
     system,
     trainings,
@@ -59,6 +60,7 @@ from orchestrator.scheduler import Scheduler
 from orchestrator.settings import Settings
 from orchestrator.store import Store
 from orchestrator.upkeep import Upkeep
+from orchestrator.vault import Vault
 from worker_image import __version__
 
 logger = logging.getLogger(__name__)
@@ -104,6 +106,7 @@ def create_app(settings: Settings, *, executor: Executor | None = None, home_is_
     app.include_router(system.router)
     app.include_router(keys.router)
     app.include_router(upkeep.router)
+    app.include_router(secrets.router)
     failures.install(app)
     # The last one added is the first to look at a request.
     app.add_middleware(BodyLimit, max_bytes=settings.max_body_bytes)
@@ -147,7 +150,8 @@ async def _running(settings: Settings, given: Executor | None, instruments: Inst
         instruments=instruments,
     )
     monitor = Monitor(store=store, host=Host(settings.home), probe=probe, occupancy=scheduler.occupancy)
-    keyring = await KeyRing.open(store)
+    keyring, vault = await KeyRing.open(store), Vault(settings)
+    await asyncio.to_thread(vault.sweep, {attempt.name for attempt in await store.live_attempts()})
     control = Control(store=store, scheduler=scheduler, broker=broker, settings=settings)
     inventory = Inventory(settings)
     conductor = Conductor(store=store, control=control, inventory=inventory, broker=broker, settings=settings)
@@ -160,6 +164,7 @@ async def _running(settings: Settings, given: Executor | None, instruments: Inst
         inventory=inventory,
         broker=broker,
         gate=Gate(settings, keyring, machine_key=key, tokens=tokens),
+        vault=vault,
         monitor=monitor,
         instruments=instruments,
         feeds=Feeds(store=store, broker=broker, growth=growth, home=settings.home),

@@ -53,6 +53,7 @@ from orchestrator.views import (
     ResourceHistory,
     SchedulePage,
     ScheduleView,
+    SecretView,
     SweepActed,
     SweepPage,
     SweepResults,
@@ -118,6 +119,7 @@ class Client:
             retries=retries,
             backoff_s=backoff_s,
             reconnect_for_s=reconnect_for_s,
+            ca_file=settings.ca_file,
         )
 
     @property
@@ -226,6 +228,21 @@ class Client:
         body = _checked(TokenRequest, {"role": role, "lifetime_s": lifetime_s})
         return self._parse(TokenView, self._transport.call("POST", "/api/tokens", body=body))
 
+    # Secrets
+
+    def list_secrets(self) -> list[SecretView]:
+        """The secrets that one's jobs may use, without their values."""
+        return self._get_list(SecretView, "/api/secrets")
+
+    def set_secret(self, name: str, value: str, *, owner: str | None = None) -> None:
+        """Keep a secret for jobs that name it; ``owner`` says whose, everybody's when empty."""
+        path = f"/api/secrets/{quote(name, safe='')}"
+        self._transport.call("PUT", path, query={"owner": owner}, body={"value": value}, repeatable=True)
+
+    def delete_secret(self, name: str, *, owner: str | None = None) -> None:
+        """Forget a secret. Jobs that run keep what they have."""
+        self._transport.call("DELETE", f"/api/secrets/{quote(name, safe='')}", query={"owner": owner})
+
     # Jobs
 
     def submit(
@@ -239,6 +256,7 @@ class Client:
         tags: Sequence[str] = (),
         resources: Resources | None = None,
         retry: RetryPolicy | None = None,
+        secrets: Sequence[str] = (),
         idempotency_key: str | None = None,
     ) -> JobDetail:
         """Queue a job. Safe to repeat with the same ``idempotency_key``, which is made up when empty.
@@ -256,6 +274,7 @@ class Client:
             "tags": list(tags),
             "resources": resources or Resources(),
             "retry": retry or RetryPolicy(),
+            "secrets": list(secrets),
         }
         body = _checked(JobSubmission, fields)
         key = {"Idempotency-Key": idempotency_key or str(uuid4())}

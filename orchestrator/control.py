@@ -179,6 +179,7 @@ class Control:
             tags=old.tags,
             retry=old.retry,
             inputs=old.inputs,
+            secrets=old.secrets,
             restarted_from=old.id,
             resume_from=resume_from,
         )

@@ -401,6 +401,8 @@ class Job:
     """Further attempts in a row made after failures, without anybody's asking."""
     not_before: datetime | None = None
     """When a queued job may start at the earliest: it waits between attempts."""
+    secrets: tuple[str, ...] = ()
+    """Names of the secrets it finds as files."""
     inputs: dict[str, str] | None = None
     """Reference field -> what it resolved to when the job was submitted."""
     progress: dict[str, object] | None = None

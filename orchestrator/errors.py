@@ -92,9 +92,16 @@ class RateLimited(OrchestratorError):
     status = 429
     code = "rate_limited"
 
-    def __init__(self, message: str | None = None, *, retry_after_s: float) -> None:
+    def __init__(
+        self,
+        message: str | None = None,
+        *,
+        field: str | None = None,
+        suggestion: str | None = None,
+        retry_after_s: float = 1.0,
+    ) -> None:
         self.retry_after_s = retry_after_s
-        super().__init__(message, suggestion=f"wait {math.ceil(retry_after_s)} s")
+        super().__init__(message, field=field, suggestion=suggestion or f"wait {math.ceil(retry_after_s)} s")
 
 
 class HeadersTooLarge(OrchestratorError):

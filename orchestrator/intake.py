@@ -90,6 +90,7 @@ def _admitted(submission: JobSubmission, given: dict[str, Any], inventory: Inven
         tags=tuple(dict.fromkeys(submission.tags)),
         inputs=inputs,
         retry=submission.retry,
+        secrets=tuple(dict.fromkeys(submission.secrets)),
     )
 
 
@@ -152,6 +153,7 @@ def cloned(job: Job, changes: CloneRequest) -> JobSubmission:
         tags=list(job.tags) if changes.tags is None else changes.tags,
         resources=changes.resources or job.resources,
         retry=changes.retry or job.retry,
+        secrets=list(job.secrets) if changes.secrets is None else changes.secrets,
     )
 
 

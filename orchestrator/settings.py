@@ -208,6 +208,11 @@ class Settings(ClientSettings):
             ) from None
 
     @property
+    def secrets_memory(self) -> Path:
+        """Directory in memory under which running jobs find their secrets."""
+        return self.secrets_tmpfs or Path(f"/dev/shm/saeforge-{os.getuid()}")
+
+    @property
     def roots(self) -> tuple[Path, ...]:
         """Directories whose contents a job may name as input."""
         extra = tuple(Path(part).expanduser().absolute() for part in self.allowed_roots.split(":") if part)

@@ -41,6 +41,7 @@ from orchestrator.settings import Settings
 from orchestrator.settlement import settlement
 from orchestrator.store import Ended, Store
 from orchestrator.tail import read_last_lines, read_lines, read_piece
+from orchestrator.vault import Vault, scrubbed
 from worker_image.contract.commands import command
 from worker_image.contract.events import Event, event
 from worker_image.contract.jobs import JOB_TYPES, ContainerParams
@@ -101,6 +102,8 @@ def launch_spec(job: Job, attempt: Attempt, settings: Settings) -> LaunchSpec:
         argv=params.argv(str(run_dir.path)),
         run_dir=run_dir.path,
         read_only=tuple(inputs),
+        secrets=Vault(settings).lent_at(attempt.name) if job.secrets else None,
+        secret_names=job.secrets,
         env=(*_grants(attempt), *(sorted(params.env.items()) if isinstance(params, ContainerParams) else ())),
         gpus=attempt.gpus,
         cpus=attempt.cpus,
@@ -151,6 +154,8 @@ class Supervisor:
         self._timed_out = False
         self._overdue_ended = False
         self._phase_before = "running"
+        self._vault = Vault(settings)
+        self._secrets: tuple[str, ...] | None = None if job.secrets else ()
 
     def nudge(self) -> None:
         """Look again now: the user asked for something."""
@@ -185,6 +190,7 @@ class Supervisor:
             if handle:
                 await self._insist(self._executor.remove, handle)
             faults.reach("removed")
+            await self._take_secrets_back()
             await self._store.free(self.attempt)
             faults.reach("freed")
         finally:
@@ -214,6 +220,8 @@ class Supervisor:
                     continue
                 faults.reach("prepared")
                 await asyncio.to_thread(self._check_inputs)
+                if job.secrets:
+                    await asyncio.to_thread(self._vault.lend, self.attempt.name, job.secrets, job.owner)
                 handle = await self._launch_unless_image_gone(last=looked_again)
             except EngineUnavailable as error:
                 await self._engine_lost(error)
@@ -377,6 +385,8 @@ class Supervisor:
         if offset == self._offset:
             return False
         faults.reach("events_read")
+        if values := await self._lent():
+            lines = [scrubbed(line.decode("utf-8", "replace"), values).encode() for line in lines]
         events = self._parsed(lines)
         await self._store.append_events(self.attempt, events, offset)
         faults.reach("events_stored")
@@ -411,6 +421,16 @@ class Supervisor:
             await self._store.note(self._job_id, "log_over_quota", told)
             self._broker.ring(self._job_id)
 
+    async def _lent(self) -> tuple[str, ...]:
+        """The values of the secrets this attempt has: none of them may get into the database or our own log."""
+        if self._secrets is None:
+            self._secrets = await asyncio.to_thread(self._vault.values, self.attempt.name)
+        return self._secrets
+
+    async def _take_secrets_back(self) -> None:
+        if self._job.secrets:
+            await asyncio.to_thread(self._vault.take_back, self.attempt.name)
+
     # --- settle
 
     async def _outcome(self, seen: Observation | None, job: Job) -> Outcome:
@@ -433,7 +453,7 @@ class Supervisor:
                 has_checkpoint=await self._newest_checkpoint() is not None,
                 builtin=self._spec.builtin,
                 memory_mb=job.resources.memory_mb,
-                log_tail=tail.data.decode(errors="replace").strip(),
+                log_tail=scrubbed(tail.data.decode(errors="replace").strip(), await self._lent()),
             )
         )
 
@@ -478,6 +498,7 @@ class Supervisor:
         if (handle := self.attempt.handle or await self._find()) is not None:
             await self._insist(self._executor.remove, handle)
         await self._settle(_cancelled, None)
+        await self._take_secrets_back()
         await self._store.free(self.attempt)
 
     # --- waiting

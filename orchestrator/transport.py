@@ -2,6 +2,7 @@
 
 import asyncio
 import os
+import ssl
 import time
 from collections.abc import AsyncGenerator, Generator, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
@@ -68,6 +69,7 @@ class Transport:
         retries: int,
         backoff_s: float,
         reconnect_for_s: float,
+        ca_file: Path | None = None,
     ) -> None:
         parts = urlsplit(url)
         if parts.scheme not in {"http", "https"} or not parts.hostname:
@@ -85,6 +87,8 @@ class Transport:
         self._local = parts.hostname in LOOPBACK
         self._retries = retries
         self._backoff_s = backoff_s
+        self._ca_file = ca_file
+        self._tls = _tls(ca_file) if parts.scheme == "https" else None
         self._session = requests.Session()
         self._session.auth = _KeyAuth(api_key)
         # A proxy cannot reach this machine's loopback on our behalf.
@@ -118,6 +122,8 @@ class Transport:
                     json=payload,
                     headers=headers,
                     timeout=self.timeout_s,
+                    # Said with every request: said of the session only, the environment's own would go before it.
+                    verify=str(self._ca_file) if self._ca_file else None,
                     stream=stream,
                     allow_redirects=False,
                 )
@@ -187,6 +193,7 @@ class Transport:
             "uri": "ws" + self.url.removeprefix("http") + path,
             "additional_headers": {"Authorization": f"Bearer {self.api_key}"} if self.api_key else {},
             "proxy": None if self._local else True,
+            "ssl": self._tls,
             "open_timeout": self.timeout_s,
             "close_timeout": 1.0,
             "max_size": None,
@@ -277,6 +284,18 @@ class Transport:
                 raise lost
             raise self._unreachable(lost) from lost
         return wait_s
+
+
+def _tls(ca_file: Path | None) -> ssl.SSLContext:
+    """Raises: SettingsError."""
+    try:
+        return ssl.create_default_context(cafile=ca_file)
+    except (OSError, ssl.SSLError) as error:
+        raise SettingsError(
+            f"SAEFORGE_CA_FILE: {ca_file} holds no certificates ({error})",
+            field="SAEFORGE_CA_FILE",
+            suggestion="name a file of certificates in PEM",
+        ) from None
 
 
 class _KeyAuth(AuthBase):

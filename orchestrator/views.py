@@ -4,7 +4,7 @@ from datetime import datetime
 from typing import Any, Literal
 from uuid import UUID
 
-from pydantic import AwareDatetime, BaseModel, ConfigDict, Field
+from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, SecretStr
 
 from orchestrator.access import Role
 from orchestrator.domain import Attempt, EndReason, Job, JobStatus, Resources, RetryPolicy
@@ -47,6 +47,8 @@ class TypedSubmission(BaseModel):
     tags: list[str] = Field(default=[], max_length=50)
     resources: Resources = Resources()
     retry: RetryPolicy = RetryPolicy()
+    secrets: list[str] = Field(default=[], max_length=50)
+    """Names of secrets that it finds as files in the directory that SAEFORGE_SECRETS_DIR names."""
 
 
 class JobSubmission(TypedSubmission):
@@ -207,6 +209,8 @@ class CloneRequest(JobChanges):
     params: dict[str, Any] = {}
     """Parameters to change; the others stay."""
     owner: str | None = Field(default=None, min_length=1, max_length=100)
+    secrets: list[str] | None = Field(default=None, max_length=50)
+    """All secrets it is to have."""
 
 
 class WaitView(_View):
@@ -272,6 +276,8 @@ class JobView(_View):
     """What was asked for last: run, pause, stop or cancel. The status is what is so."""
     phase: str
     params: dict[str, Any]
+    secrets: list[str] = []
+    """Names of the secrets it finds as files."""
     resources: Resources
     created_at: datetime
     started_at: datetime | None
@@ -756,6 +762,24 @@ class TokenView(_View):
     expires_at: datetime
 
 
+class SecretRequest(BaseModel):
+    """Body of ``PUT /api/secrets/{name}``."""
+
+    model_config = ConfigDict(extra="forbid", use_attribute_docstrings=True, hide_input_in_errors=True)
+
+    value: SecretStr = Field(min_length=1, max_length=65_536)
+    """What nobody is told again."""
+
+
+class SecretView(_View):
+    """A secret, without its value."""
+
+    name: str
+    owner: str | None
+    """Whose jobs may use it; everybody's when empty."""
+    updated_at: datetime
+
+
 class Health(_View):
     status: Literal["ok", "degraded"]
     ready: bool
@@ -790,6 +814,7 @@ def job_view_fields(job: Job, log_path: str | None, result_path: str | None) -> 
         "intent": job.intent,
         "phase": job.phase,
         "params": job.params.model_dump(mode="json"),
+        "secrets": list(job.secrets),
         "resources": job.resources,
         "created_at": job.created_at,
         "started_at": job.started_at,

@@ -14,8 +14,8 @@ TARGET = ROOT / "compose" / ".env.example"
 
 SET_BY_COMPOSE = {"host", "auth", "executor", "url", "dashboard_host"}
 """Settings that follow from running in containers."""
-HOME = "/srv/saeforge"
-"""Compose's own default: a home directory has no meaning for services."""
+OWN_DEFAULTS = {"home": "/srv/saeforge", "secrets_tmpfs": "/dev/shm/saeforge"}
+"""Defaults of Compose's own: a home directory has no meaning for services, and the engine has to see the same paths."""
 COMPOSE_ONLY = {
     "SAEFORGE_PUBLISH_ADDRESS": (
         "127.0.0.1",
@@ -29,8 +29,8 @@ COMPOSE_ONLY = {
 
 
 def _default(name: str, field: FieldInfo) -> str:
-    if name == "home":
-        return HOME
+    if name in OWN_DEFAULTS:
+        return OWN_DEFAULTS[name]
     return "" if field.default_factory or field.default is None else str(field.default)
 
 

@@ -74,10 +74,10 @@ class Machine:
         command = [sys.executable, "-m", "orchestrator.cli", *words]
         return subprocess.Popen(command, env=self.environment, **options)  # type: ignore[call-overload, no-any-return]
 
-    def run(self, *words: str, **environment: str) -> "subprocess.CompletedProcess[bytes]":
+    def run(self, *words: str, input: bytes | None = None, **environment: str) -> "subprocess.CompletedProcess[bytes]":
         command = [sys.executable, "-m", "orchestrator.cli", *words]
         env = self.environment | environment
-        return subprocess.run(command, env=env, capture_output=True, timeout=TIMEOUT_S, check=False)
+        return subprocess.run(command, env=env, input=input, capture_output=True, timeout=TIMEOUT_S, check=False)
 
     def client(self) -> Client:
         return Client(self.url, (self.home / "api-key").read_text().strip())

@@ -1,5 +1,6 @@
 """Every route an app answers, however it came there."""
 
+import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 
@@ -33,27 +34,24 @@ class Entry:
             "{pipeline}": ANY_JOB,
             "{schedule}": ANY_JOB,
         }
-        path = self.path
-        for name, value in names.items():
-            path = path.replace(name, value)
-        assert "{" not in path, f"{self.path}: say above what may stand for its parameter"
-        return path
+        return re.sub(r"\{\w+\}", lambda found: names.get(found[0], "x"), self.path)
 
 
 def every_route(app: FastAPI) -> list[Entry]:
     """Routes of the API, WebSockets, pages, and a file of every folder that is served."""
-    return list(_walk(app.routes))
+    return list(_walk(app.routes, ""))
 
 
-def _walk(routes: list[BaseRoute]) -> Iterator[Entry]:
+def _walk(routes: list[BaseRoute], prefix: str) -> Iterator[Entry]:
     for route in routes:
         if isinstance(route, APIRoute):
-            yield Entry(route.path_format, frozenset(route.methods), route.endpoint)
+            yield Entry(prefix + route.path_format, frozenset(route.methods), route.endpoint)
         elif isinstance(route, APIWebSocketRoute):
-            yield Entry(route.path_format, frozenset(), route.endpoint)
+            yield Entry(prefix + route.path_format, frozenset(), route.endpoint)
         elif isinstance(route, Mount):
-            yield Entry(f"{route.path}/swagger-ui.css", frozenset({"GET", "HEAD"}))
+            yield Entry(f"{prefix}{route.path}/swagger-ui.css", frozenset({"GET", "HEAD"}))
         elif isinstance(route, Route):
-            yield Entry(route.path_format, frozenset(route.methods or {"GET"}))
+            yield Entry(prefix + route.path_format, frozenset(route.methods or {"GET"}))
         else:
-            yield from _walk(route.original_router.routes)  # type: ignore[attr-defined]
+            included = route.include_context.prefix  # type: ignore[attr-defined]
+            yield from _walk(route.original_router.routes, prefix + included)  # type: ignore[attr-defined]

@@ -99,6 +99,8 @@ async def submit(
     if key is not None and (known := await orchestrator.control.submitted(key, digest)) is not None:
         return await _detail(orchestrator, known)
     job = await admit(submission, orchestrator.inventory)
+    if job.secrets:
+        await asyncio.to_thread(orchestrator.vault.check, job.secrets, job.owner)
     return await _detail(
         orchestrator, await orchestrator.control.submit(job, idempotency_key=key, request_digest=digest)
     )

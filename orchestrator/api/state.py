@@ -21,6 +21,7 @@ from orchestrator.scheduler import Scheduler
 from orchestrator.settings import Settings
 from orchestrator.store import Store
 from orchestrator.upkeep import Upkeep
+from orchestrator.vault import Vault
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,6 +36,7 @@ class State:
     inventory: Inventory
     broker: Broker
     gate: Gate
+    vault: Vault
     monitor: Monitor
     instruments: Instruments
     feeds: Feeds

@@ -1,5 +1,6 @@
 """Sweeps over HTTP: many jobs from one request."""
 
+import asyncio
 import math
 from typing import Annotated, Literal
 from uuid import UUID
@@ -47,6 +48,7 @@ async def submit(orchestrator: Orchestrator, who: Who, submission: SweepSubmissi
     who.may_submit(submission.type.replace("-", "_"))
     submission = submission.model_copy(update={"owner": who.owner_for(submission.owner)})
     sweep, jobs = await admit_sweep(submission, orchestrator.inventory)
+    await asyncio.to_thread(orchestrator.vault.check, submission.secrets, sweep.owner)
     return await _view(orchestrator, await orchestrator.control.submit_sweep(sweep, jobs))
 
 

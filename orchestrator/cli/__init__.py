@@ -4,7 +4,7 @@ from typing import Annotated
 
 import typer
 
-from orchestrator.cli import diagnosis, following, jobs, pipelines, server, submission, sweeps, upkeep
+from orchestrator.cli import diagnosis, following, jobs, keys, pipelines, secrets, server, submission, sweeps, upkeep
 from worker_image import __version__
 
 app = typer.Typer(
@@ -30,5 +30,5 @@ def saeforge(
     """Queue, run and watch sparse-autoencoder training jobs on your own GPUs."""
 
 
-for module in (server, submission, sweeps, pipelines, jobs, following, diagnosis, upkeep):
+for module in (server, submission, sweeps, pipelines, jobs, following, keys, secrets, diagnosis, upkeep):
     module.add_to(app)

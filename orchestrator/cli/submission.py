@@ -52,6 +52,7 @@ def _submission(name: str, job_type: type[JobType]) -> Callable[..., None]:
                 tags=given["tag"] or [],
                 resources=_resources(asked),
                 retry=RetryPolicy(max_retries=given["retries"]),
+                secrets=given["secret"] or [],
             )
             return _announce(client, job, follow=given["follow"], as_json=given["json"])
 
@@ -177,6 +178,8 @@ def _common_flags() -> Iterator[inspect.Parameter]:
     )
     yield _flag("retries", Annotated[int | None, retries])
     yield _flag("tag", Annotated[list[str] | None, typer.Option(help="May be given several times.")])
+    secret = typer.Option(metavar="NAME", help="A secret it finds as a file; may be given several times.")
+    yield _flag("secret", Annotated[list[str] | None, secret])
     follow = typer.Option("--follow", "-f", help="Print the log until the job has ended; the exit code tells how.")
     yield _flag("follow", Annotated[bool, follow], False)
     yield _flag("json", Annotated[bool, typer.Option("--json", help="Print JSON for programs.")], False)

@@ -8,8 +8,11 @@ from collections.abc import Collection
 from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
-from typing import Protocol
+from typing import Final, Protocol
 from uuid import UUID
+
+HF_TOKEN: Final = "HF_TOKEN"
+"""A secret of this name is where the hub's client looks for its token."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,6 +30,10 @@ class LaunchSpec:
     """Mounted read-write at the same path."""
     read_only: tuple[Path, ...] = ()
     """Models, datasets, earlier checkpoints: mounted read-only at the same paths."""
+    secrets: Path | None = None
+    """Directory in memory with the files that the job may read and nobody else; none when it names no secret."""
+    secret_names: tuple[str, ...] = ()
+    """The files in it."""
     env: tuple[tuple[str, str], ...] = ()
     gpus: tuple[str, ...] = ()
     """GPU UUIDs to expose; none of them when empty."""
@@ -39,15 +46,22 @@ class LaunchSpec:
     """Whether the program is saeforge's own worker (else any image's own command)."""
 
 
-def attempt_env(spec: LaunchSpec) -> dict[str, str]:
+def attempt_env(spec: LaunchSpec, secrets_at: str | None = None) -> dict[str, str]:
     """Environment every executor gives a program; the job's own variables win over these.
 
     Output is unbuffered because the log is followed live. Without network, the hub's client is told to be offline: it
     then fails at once with a clear message instead of retrying a name lookup.
+
+    ``secrets_at`` is where the program sees the directory of its secrets, when that is elsewhere than here.
     """
     env = {"SAEFORGE_RUN_DIR": str(spec.run_dir), "PYTHONUNBUFFERED": "1"}
     if spec.builtin and not spec.network:
         env |= {"HF_HUB_OFFLINE": "1", "HF_HUB_DISABLE_TELEMETRY": "1"}
+    if spec.secrets is not None:
+        where = secrets_at or str(spec.secrets)
+        env["SAEFORGE_SECRETS_DIR"] = where
+        if HF_TOKEN in spec.secret_names:
+            env["HF_TOKEN_PATH"] = f"{where}/{HF_TOKEN}"
     return env | dict(spec.env)
 
 

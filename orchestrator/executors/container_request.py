@@ -15,6 +15,9 @@ HOME_LABEL: Final = "saeforge.home"
 JOB_LABEL: Final = "saeforge.job"
 ATTEMPT_LABEL: Final = "saeforge.attempt"
 
+SECRETS_AT: Final = "/run/secrets"
+"""Where a job sees the files of its secrets, as in a Compose service."""
+
 HARDENING: Final[dict[str, Any]] = {
     "CapDrop": ["ALL"],
     "SecurityOpt": ["no-new-privileges:true"],
@@ -48,6 +51,7 @@ def container_request(spec: LaunchSpec, *, home_id: str, user: str, paths: HostP
         "Mounts": [
             _bind(spec.run_dir, paths, read_only=False),
             *(_bind(path, paths, read_only=True) for path in spec.read_only),
+            *([_bind(spec.secrets, paths, read_only=True) | {"Target": SECRETS_AT}] if spec.secrets else []),
         ],
         "AutoRemove": False,
     }
@@ -60,7 +64,7 @@ def container_request(spec: LaunchSpec, *, home_id: str, user: str, paths: HostP
         host_config["DeviceRequests"] = [
             {"Driver": "", "DeviceIDs": list(spec.gpus), "Capabilities": [["gpu", "compute", "utility"]]}
         ]
-    env = {"HOME": "/tmp", "TMPDIR": "/tmp", "USER": "saeforge"} | attempt_env(spec)
+    env = {"HOME": "/tmp", "TMPDIR": "/tmp", "USER": "saeforge"} | attempt_env(spec, SECRETS_AT)
     if not spec.gpus:
         # Images made for GPUs ask for all of them, which an engine with NVIDIA's default runtime would grant.
         env["NVIDIA_VISIBLE_DEVICES"] = "void"

@@ -117,12 +117,16 @@ class DockerExecutor:
 
     name = "docker"
 
-    def __init__(self, home: Path, *, worker_image: str = "", host_home: str = "", user: str = "") -> None:
+    def __init__(
+        self, home: Path, *, worker_image: str = "", host_home: str = "", user: str = "", shared: tuple[Path, ...] = ()
+    ) -> None:
+        """``shared`` is what the engine sees at the same paths as we do, when ``host_home`` says where home is."""
         self._home = home
         self._home_id: str | None = None
         self._worker_image = worker_image
         self._user = container_user(user, os.getuid(), os.getgid())
-        self._paths = HostPaths(((home, PurePosixPath(host_home)),)) if host_home else None
+        same = tuple((path, PurePosixPath(path)) for path in shared)
+        self._paths = HostPaths(((home, PurePosixPath(host_home)), *same)) if host_home else None
         self._engine = Engine()
         self._present: set[str] = set()
         """Images that were there when last looked for. A launch that finds one gone takes it out."""
@@ -291,6 +295,8 @@ class DockerExecutor:
 
         try:
             await asyncio.to_thread(_give, spec.run_dir, self._user)
+            if spec.secrets is not None:
+                await asyncio.to_thread(_give, spec.secrets, self._user)
         except OSError as why:
             raise LaunchFailed(f"the run directory cannot be handed to user {self._user}: {why}") from why
 

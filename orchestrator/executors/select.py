@@ -19,6 +19,7 @@ def all_executors(settings: Settings) -> dict[str, Executor]:
         worker_image=settings.worker_image,
         host_home=settings.host_home,
         user=settings.container_user,
+        shared=(settings.secrets_memory,),
     )
     return {executor.name: executor for executor in (docker, ProcessExecutor(settings.home))}
 

@@ -100,7 +100,9 @@ def test_the_compose_files_defaults_are_the_settings_own() -> None:
     fields = Settings.model_fields
     for match in VARIABLE.finditer(TEXT):
         name = match[1].removeprefix("SAEFORGE_").lower()
-        if name in fields and name not in {"home", "container_user"}:
+        if name in ENV_EXAMPLE["OWN_DEFAULTS"]:
+            assert match[2] == ENV_EXAMPLE["OWN_DEFAULTS"][name], match[0]
+        elif name in fields and name != "container_user":
             assert match[2] == str(fields[name].default), match[0]
 
 

@@ -1,8 +1,8 @@
 -- What the store runs about jobs, by name.
 
 -- name: insert_job
-INSERT INTO jobs (id, type, name, owner, priority, params, inputs, resources, retry, status, created_at, restarted_from, resume_from, sweep)
-VALUES (:id, :type, :name, :owner, :priority, :params, :inputs, :resources, :retry, 'queued', :created_at, :restarted_from, :resume_from, :sweep)
+INSERT INTO jobs (id, type, name, owner, priority, params, inputs, secrets, resources, retry, status, created_at, restarted_from, resume_from, sweep)
+VALUES (:id, :type, :name, :owner, :priority, :params, :inputs, :secrets, :resources, :retry, 'queued', :created_at, :restarted_from, :resume_from, :sweep)
 
 -- name: insert_tag
 INSERT OR IGNORE INTO job_tags (job_id, tag, place) VALUES (:job_id, :tag, :place)

@@ -427,6 +427,51 @@ def test_up_refuses_a_public_address_without_auth(monkeypatch: pytest.MonkeyPatc
 # Documentation
 
 
+KEY = {
+    "id": "0123456789ab", "name": "ci", "role": "write", "owner": "alice", "types": ["container"],
+    "created_at": "2026-01-01T00:00:00Z", "created_by": "machine", "expires_at": "2026-01-02T00:00:00Z",
+    "revoked_at": None, "last_used_at": None,
+}  # fmt: skip
+
+
+def test_a_new_key_alone_is_on_standard_output(monkeypatch: pytest.MonkeyPatch) -> None:
+    words = ["keys", "create", "ci", "--role", "write", "--owner", "alice", "--type", "container", "--expires", "90d"]
+    result, script = run(monkeypatch, words, Answer(201, {**KEY, "key": "sfk_x"}))
+    assert result.stdout == "sfk_x\n"
+    body = sent(script)
+    assert (body["role"], body["owner"], body["types"]) == ("write", "alice", ["container"])
+    assert body["expires_at"]
+
+
+def test_keys_are_listed_with_what_they_may_and_whether_they_still_do(monkeypatch: pytest.MonkeyPatch) -> None:
+    revoked = {**KEY, "id": "ba9876543210", "revoked_at": "2026-01-01T00:00:00Z"}
+    result, _ = run(monkeypatch, ["keys", "list"], Answer(body=[KEY, revoked]))
+    first, second = result.stdout.splitlines()[1:]
+    assert "write, jobs of alice, container" in first
+    assert "expired" in first
+    assert "revoked" in second
+
+
+@pytest.mark.parametrize("expires", ["soon", "-1d", "1y", "9999999d"])
+def test_a_time_that_is_none_is_wrong_input(monkeypatch: pytest.MonkeyPatch, expires: str) -> None:
+    result, _ = run(monkeypatch, ["keys", "create", "ci", f"--expires={expires}"])
+    assert result.exit_code == ExitCode.BAD_INPUT
+
+
+def test_a_token_alone_is_on_standard_output(monkeypatch: pytest.MonkeyPatch) -> None:
+    answer = Answer(201, {"token": "a.b.c", "expires_at": "2026-01-01T00:00:00Z"})
+    result, script = run(monkeypatch, ["keys", "token", "--expires", "30m", "--role", "read"], answer)
+    assert result.stdout == "a.b.c\n"
+    assert sent(script) == {"role": "read", "lifetime_s": 1800.0}
+
+
+def test_a_secret_is_read_from_standard_input_and_never_printed(monkeypatch: pytest.MonkeyPatch) -> None:
+    result, script = run(monkeypatch, ["secrets", "set", "HF_TOKEN"], Answer(204), typed="the value\n")
+    assert sent(script) == {"value": "the value"}
+    assert script.requests[0].path.startswith("/api/secrets/HF_TOKEN")
+    assert "the value" not in result.output
+
+
 def test_every_command_is_documented() -> None:
     text = DOCS.read_text()
     names = [command.name or "" for command in app.registered_commands] + [

@@ -20,6 +20,7 @@ from orchestrator.errors import (
     InvalidInput,
     NotFound,
     OrchestratorError,
+    RateLimited,
     SettingsError,
     StateConflict,
     Unauthenticated,
@@ -540,3 +541,17 @@ async def test_asynchronously_followed_events_come_once_each_in_order() -> None:
 def test_importing_the_client_pulls_in_no_server_and_no_torch() -> None:
     loaded = "import sys, orchestrator.client; print({'fastapi', 'torch', 'docker', 'streamlit'} & set(sys.modules))"
     assert subprocess.check_output([sys.executable, "-c", loaded], text=True).strip() == "set()"
+
+
+def test_too_many_requests_is_an_error_of_its_own() -> None:
+    script = Script(Answer(429, error_json("rate_limited"), headers={"Retry-After": "0"}))
+    with http_server(script) as url, Client(url, "key", retries=1) as client, pytest.raises(RateLimited):
+        client.me()
+    assert len(script.requests) == 2
+
+
+def test_a_file_that_holds_no_certificates_is_refused_in_words(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    (tmp_path / "ca.pem").write_text("no certificate\n")
+    monkeypatch.setenv("SAEFORGE_CA_FILE", str(tmp_path / "ca.pem"))
+    with pytest.raises(SettingsError, match="no certificates"):
+        Client("https://127.0.0.1:1", "key")

@@ -31,3 +31,8 @@ def test_only_health_is_public(tmp_path: Path) -> None:
     public = {entry.path for entry in _routes(tmp_path) if is_public(entry.path)}
     assert public
     assert all(path.startswith("/health") for path in public)
+
+
+def test_the_walk_over_the_routes_misses_none(tmp_path: Path) -> None:
+    app = create_app(Settings(home=tmp_path))
+    assert set(app.openapi()["paths"]) <= {entry.path for entry in every_route(app)}
