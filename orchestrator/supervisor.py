@@ -40,7 +40,7 @@ from orchestrator.record import write_begun, write_settled
 from orchestrator.settings import Settings
 from orchestrator.settlement import settlement
 from orchestrator.store import Ended, Store
-from orchestrator.tail import read_last_lines, read_lines, read_piece
+from orchestrator.tail import WHOLE, read_last_lines, read_lines, read_piece
 from orchestrator.vault import Vault, scrubbed
 from worker_image.contract.commands import command
 from worker_image.contract.events import Event, event
@@ -362,7 +362,7 @@ class Supervisor:
 
     def _append_commands(self, requested: list[tuple[str, str]]) -> None:
         path = self._run_dir.commands
-        written = read_piece(path, 0, -1).data if self._delivered is None else b""
+        written = read_piece(path, 0, WHOLE).data if self._delivered is None else b""
         delivered = self._delivered if self._delivered is not None else _command_ids(written)
         fresh = [(name, body) for name, body in requested if name not in delivered]
         if fresh:

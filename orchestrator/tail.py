@@ -4,14 +4,19 @@ import codecs
 import errno
 import os
 import stat
+import sys
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Final
 
 from orchestrator import packed
 
 _NO_FILE = frozenset({errno.ENOENT, errno.ENOTDIR, errno.EISDIR, errno.ELOOP, errno.ENXIO})
 """Absent; a directory; a link, as ``O_NOFOLLOW`` tells of it; a socket."""
 _BLOCK_BYTES = 65_536
+
+WHOLE: Final = sys.maxsize
+"""As a limit: all that there is."""
 
 LONGEST_LINE = 16 << 20
 """Bytes; no event is that long."""

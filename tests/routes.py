@@ -33,6 +33,7 @@ class Entry:
             "{action}": "cancel",
             "{pipeline}": ANY_JOB,
             "{schedule}": ANY_JOB,
+            "{format}": "csv",
         }
         return re.sub(r"\{\w+\}", lambda found: names.get(found[0], "x"), self.path)
 
