@@ -1,7 +1,7 @@
 """How fast measurements are taken in and drawn: a million points of one job, and 2,000 of them asked for.
 
-Once as one series of a million steps, once as twenty of fifty thousand. What the store answers is first compared
-with a plain computation over all points: the extremes of every bucket, the statistics, the export. Then come the rate of
+Once as one series of a million steps, once as twenty of fifty thousand. What the store answers is first compared with a
+plain computation over all points: the extremes of every bucket, the statistics, the export. Then come the rate of
 taking in (events and measurements, durable), the size on disk, and the time of questions, to the store and over HTTP.
 """
 

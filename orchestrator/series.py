@@ -66,18 +66,19 @@ class Stats:
 class Columns:
     """Points in order of their steps, column by column."""
 
-    steps: "array[int]"
+    steps: "array[int] | range"
+    """A range where they are evenly spaced, as they mostly are: then they need not be made one by one."""
     times: "array[float]"
     values: "array[float]"
 
     @classmethod
     def of(cls, points: Iterable[Point]) -> "Columns":
-        made = cls(array("q"), array("d"), array("d"))
+        steps, times, values = array("q"), array("d"), array("d")
         for step, ts, value in points:
-            made.steps.append(step)
-            made.times.append(ts)
-            made.values.append(value)
-        return made
+            steps.append(step)
+            times.append(ts)
+            values.append(value)
+        return cls(steps, times, values)
 
     def __len__(self) -> int:
         return len(self.values)
@@ -98,22 +99,25 @@ class Columns:
     def updated(self, newer: "Columns") -> "Columns":
         """These points and the newer ones, which replace those of the same step."""
         if not self or not newer or self.steps[-1] < newer.steps[0]:
-            return Columns(self.steps + newer.steps, self.times + newer.times, self.values + newer.values)
+            return Columns(
+                array("q", [*self.steps, *newer.steps]), self.times + newer.times, self.values + newer.values
+            )
         by_step = {point.step: point for point in (*self, *newer)}
         return Columns.of(by_step[step] for step in sorted(by_step))
 
     def stats(self) -> Stats:
         """Of all of them; there must be one."""
         count = len(self)
-        low, high = self.extremes(0, count)
+        low, high = extremes(self.values, 0, count)
         mean = math.fsum(value / count for value in self.values)
         m2 = sum((value - mean) * (value - mean) for value in self.values)
         return Stats(count, self[0], self[-1], self[low], self[high], mean, m2)
 
-    def extremes(self, begin: int, end: int) -> tuple[int, int]:
-        """Places of the earliest lowest and the earliest highest value in [begin, end)."""
-        values = self.values[begin:end]
-        return begin + values.index(min(values)), begin + values.index(max(values))
+
+def extremes(values: Sequence[float], begin: int, end: int) -> tuple[int, int]:
+    """Places of the earliest lowest and the earliest highest value in [begin, end)."""
+    part = values[begin:end]
+    return begin + part.index(min(part)), begin + part.index(max(part))
 
 
 @dataclass(frozen=True, slots=True)
@@ -186,10 +190,11 @@ def _part_extremes(pieces: Sequence[Piece], width: int) -> Iterator[tuple[int, P
             yield piece.begin // width, piece.stats.low, piece.stats.high
             continue
         columns = _columns(piece)
+        values = columns.values.tolist()  # each value made once, and not at every comparison
         begin = piece.begin
         while begin < end:
             stop = min((begin // width + 1) * width, end)
-            low, high = columns.extremes(begin - piece.begin, stop - piece.begin)
+            low, high = extremes(values, begin - piece.begin, stop - piece.begin)
             yield begin // width, columns[low], columns[high]
             begin = stop
 

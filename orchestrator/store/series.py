@@ -9,7 +9,7 @@ import struct
 import sys
 from array import array
 from collections import defaultdict
-from collections.abc import AsyncIterator, Collection, Mapping, Sequence
+from collections.abc import AsyncIterator, Collection, Sequence
 from dataclasses import dataclass
 from functools import partial, reduce
 from itertools import pairwise
@@ -348,17 +348,15 @@ def _unsealed(session: Session, *, job_id: str, kind: Kind) -> int:
 
 def _fresh(session: Session, job_id: str, kind: Kind) -> dict[str, Columns]:
     """What is not sealed yet, by series."""
-    found: dict[str, Columns] = {}
-    for row in session.all("samples", job_id=job_id, kind=kind):
-        values: Mapping[str, float] = json.loads(row["vals"])
+    found: defaultdict[str, list[Point]] = defaultdict(list)
+    rows = session.all("samples", job_id=job_id, kind=kind)
+    # One text for all: the reader of JSON then makes each name once.
+    measured: list[dict[str, float]] = json.loads(f"[{','.join(row['vals'] for row in rows)}]")
+    for row, values in zip(rows, measured, strict=True):
+        step, ts = row["step"], row["ts"]
         for name, value in values.items():
-            columns = found.get(name)
-            if columns is None:
-                columns = found[name] = Columns.of(())
-            columns.steps.append(row["step"])
-            columns.times.append(row["ts"])
-            columns.values.append(value)
-    return found
+            found[name].append(Point(step, ts, value))
+    return {name: Columns.of(points) for name, points in found.items()}
 
 
 # --- packing
@@ -378,12 +376,12 @@ def _columns_of(row: Row) -> Columns:
         return Columns(_integers(row["steps"]), times, values)
     first, last, count = row["first_step"], row["last_step"], len(values)
     apart = (last - first) // (count - 1) if count > 1 else 1
-    return Columns(array("q", range(first, last + 1, apart)), times, values)
+    return Columns(range(first, last + 1, apart), times, values)
 
 
-def _packed_steps(steps: "array[int]") -> bytes | None:
+def _packed_steps(steps: "array[int] | range") -> bytes | None:
     """Nothing where first, last and count tell them all."""
-    if len(steps) < 2:
+    if isinstance(steps, range) or len(steps) < 2:
         return None
     even = range(steps[0], steps[-1] + 1, steps[1] - steps[0])
     return None if len(even) == len(steps) and array("q", even) == steps else _bytes(steps)
