@@ -599,6 +599,18 @@ class Client:
         path = _of(job_id, f"metrics.{format}")
         return self._transport.download(path, {"names": names}, target, name=f"{job_id}-metrics.{format}")
 
+    def download_resources(
+        self,
+        job_id: JobId,
+        target: Path | str | IO[bytes],
+        *,
+        format: Literal["csv", "json"] = "csv",
+        names: Sequence[str] | None = None,
+    ) -> int:
+        """Write every look at what the job used into a file or a binary stream; return its size in bytes."""
+        path = _of(job_id, f"resources.{format}")
+        return self._transport.download(path, {"names": names}, target, name=f"{job_id}-resources.{format}")
+
     def resources(
         self,
         job_id: JobId,

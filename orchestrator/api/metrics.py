@@ -5,14 +5,14 @@ import csv
 import io
 import json
 from collections import defaultdict
-from collections.abc import AsyncIterator, Iterable, Sequence
+from collections.abc import AsyncIterator, Callable, Iterable, Sequence
 from datetime import UTC, datetime
 from typing import Annotated, Any, Literal
 from uuid import UUID
 
 from fastapi import APIRouter, Query
 from pydantic import AwareDatetime
-from starlette.responses import StreamingResponse
+from starlette.responses import Response, StreamingResponse
 
 from orchestrator.access import Role
 from orchestrator.api.auth import needs
@@ -40,7 +40,7 @@ Moment = Annotated[AwareDatetime | None, Query(description="With its time zone; 
 Format = Literal["csv", "json"]
 
 
-@router.get("/jobs/{id}/metrics")
+@router.get("/jobs/{id}/metrics", response_model=MetricSeries)
 @needs(Role.READ)
 async def metrics(
     orchestrator: Orchestrator,
@@ -50,12 +50,12 @@ async def metrics(
     interval: Interval = 1,
     max_points: MaxPoints = 2000,
     names: Names = None,
-) -> MetricSeries:
+) -> Response:
     """Training metrics by step, with statistics of each series."""
     await orchestrator.store.job(job_id)
     within = Range(start_step, end_step, interval)
     found = await orchestrator.store.measurements.series(job_id, "metrics", names=names, within=within, most=max_points)
-    return await asyncio.to_thread(_metric_series, found)
+    return await _answer(_metric_series, found)
 
 
 @router.get("/jobs/{id}/metrics/summary")
@@ -92,7 +92,7 @@ async def export_metrics(
     return await _export(orchestrator, job_id, "metrics", format, names, within)
 
 
-@router.get("/jobs/{id}/resources")
+@router.get("/jobs/{id}/resources", response_model=ResourceHistory)
 @needs(Role.READ)
 async def resources(
     orchestrator: Orchestrator,
@@ -101,13 +101,13 @@ async def resources(
     end: Moment = None,
     max_points: MaxPoints = 2000,
     names: Names = None,
-) -> ResourceHistory:
+) -> Response:
     """CPU, memory and GPUs that the job used over time, all its attempts in a row."""
     await orchestrator.store.job(job_id)
     found = await orchestrator.store.measurements.series(
         job_id, "resources", names=names, within=_between(start, end), most=max_points
     )
-    return await asyncio.to_thread(_resource_history, found)
+    return await _answer(_resource_history, found)
 
 
 @router.get("/jobs/{id}/resources.{format}", response_class=StreamingResponse)
@@ -133,6 +133,12 @@ def _between(start: datetime | None, end: datetime | None) -> Range:
 
 
 # --- thinned
+
+
+async def _answer(view: Callable[[Sequence[Series]], MetricSeries | ResourceHistory], found: list[Series]) -> Response:
+    """The view as JSON, written off the event loop: it may be of many points."""
+    content = await asyncio.to_thread(lambda: view(found).model_dump_json())
+    return Response(content, media_type="application/json")
 
 
 def _metric_series(found: Sequence[Series]) -> MetricSeries:

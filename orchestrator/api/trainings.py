@@ -14,7 +14,7 @@ from orchestrator.api.system import entry_view
 from orchestrator.domain import JobStatus
 from orchestrator.errors import NotFound
 from orchestrator.store import MAX_STEP
-from orchestrator.views import JobDetail, JobPage, TrainingDetail, TypedSubmission
+from orchestrator.views import JobDetail, JobPage, MetricSeries, TrainingDetail, TypedSubmission
 from worker_image.contract.jobs import TrainSaeParams
 
 TYPE = "train_sae"
@@ -75,7 +75,7 @@ async def training(orchestrator: Orchestrator, job_id: JobId) -> TrainingDetail:
 
 for action in (jobs.pause, jobs.resume, jobs.stop):
     _one.post(f"/{action.__name__}", status_code=202)(action)
-_one.get("/metrics")(metrics.metrics)
+_one.get("/metrics", response_model=MetricSeries)(metrics.metrics)
 _one.get("/checkpoints")(jobs.checkpoints)
 _one.post("/checkpoints", status_code=202)(jobs.checkpoint)
 _one.post("/restart", status_code=201)(jobs.restart)

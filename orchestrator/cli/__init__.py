@@ -4,7 +4,19 @@ from typing import Annotated
 
 import typer
 
-from orchestrator.cli import diagnosis, following, jobs, keys, pipelines, secrets, server, submission, sweeps, upkeep
+from orchestrator.cli import (
+    diagnosis,
+    following,
+    jobs,
+    keys,
+    metrics,
+    pipelines,
+    secrets,
+    server,
+    submission,
+    sweeps,
+    upkeep,
+)
 from worker_image import __version__
 
 app = typer.Typer(
@@ -30,5 +42,5 @@ def saeforge(
     """Queue, run and watch sparse-autoencoder training jobs on your own GPUs."""
 
 
-for module in (server, submission, sweeps, pipelines, jobs, following, keys, secrets, diagnosis, upkeep):
+for module in (server, submission, sweeps, pipelines, jobs, following, metrics, keys, secrets, diagnosis, upkeep):
     module.add_to(app)

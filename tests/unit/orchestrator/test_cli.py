@@ -483,3 +483,46 @@ def test_every_command_is_documented() -> None:
 def test_every_exit_code_is_documented() -> None:
     text = DOCS.read_text()
     assert [code for code in ExitCode if f"| {code.value} |" not in text] == []
+
+
+# Metrics
+
+
+def stats_json(name: str, **changes: object) -> dict[str, object]:
+    figures = {"count": 30, "min": 0.25, "max": 4.0, "mean": 1.5, "std": 0.5, "first": 4.0, "last": 0.3}
+    steps = {"first_step": 10, "last_step": 300, "min_step": 290, "max_step": 10}
+    return {"name": name} | figures | steps | changes
+
+
+def test_metrics_shows_each_with_its_range_and_where_it_was(monkeypatch: pytest.MonkeyPatch) -> None:
+    answer = Answer(body=[stats_json("loss"), stats_json("grad_norm.encoder", std=None)])
+    result, _ = run(monkeypatch, ["metrics", str(JOB)], answer)
+    _, loss, other = result.stdout.splitlines()
+    assert loss.split() == ["loss", "0.3", "0.25", "290", "4", "10", "1.5", "0.5", "30"]
+    assert other.split()[0] == "grad_norm.encoder"
+    assert other.split()[-2:] == ["-", "30"]
+
+
+def test_names_of_metrics_are_printed_one_a_line(monkeypatch: pytest.MonkeyPatch) -> None:
+    answer = Answer(body=[stats_json("fvu"), stats_json("loss")])
+    result, _ = run(monkeypatch, ["metrics", str(JOB), "--names"], answer)
+    assert result.stdout == "fvu\nloss\n"
+
+
+def test_csv_of_metrics_is_passed_through_byte_for_byte(monkeypatch: pytest.MonkeyPatch) -> None:
+    table = b"step,time,loss\n10,2026-01-01T00:00:00+00:00,0.1\n"
+    result, script = run(monkeypatch, ["metrics", str(JOB), "--csv", "-n", "loss"], Answer(body=table))
+    assert result.stdout_bytes == table
+    assert script.requests[0].path == f"/api/jobs/{JOB}/metrics.csv?names=loss"
+
+
+def test_metrics_come_in_one_form_at_a_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    result, _ = run(monkeypatch, ["metrics", str(JOB), "--csv", "--names"], Answer())
+    assert result.exit_code == ExitCode.BAD_INPUT
+
+
+def test_resources_are_shown_with_the_moments_of_their_extremes(monkeypatch: pytest.MonkeyPatch) -> None:
+    moments = dict.fromkeys(("first_ts", "last_ts", "min_ts", "max_ts"), "2026-01-01T00:00:00Z")
+    answer = Answer(body={"items": [], "total": 30, "series": [stats_json("cpu_cores") | moments]})
+    result, _ = run(monkeypatch, ["metrics", str(JOB), "--resources"], answer)
+    assert "cpu_cores" in result.stdout
