@@ -88,6 +88,11 @@ class Feeds:
         self._feeds: dict[UUID, Feed] = {}
         self._tending: dict[UUID, asyncio.Task[None]] = {}
 
+    @property
+    def viewers(self) -> int:
+        """How many follow any log."""
+        return sum(feed.viewers for feed in self._feeds.values())
+
     @asynccontextmanager
     async def follow(self, job_id: UUID) -> AsyncIterator[Feed]:
         """The feed of this job, shared with whoever else follows it. Raises: NotFound."""

@@ -126,6 +126,7 @@ def test_of_fifty_viewers_one_that_never_reads_is_let_go_and_the_others_get_it_a
             started.exit(job_id)
             got = [b"".join(frame.content for frame in each.result(120)) for each in following]
             assert {digest(data) for data in got} == {digest(block * 3)}
+            until(lambda: started.state.feeds.viewers == 0, "the one that never reads is let go")
             left = drained(deaf)
             assert left
             assert all(isinstance(message, bytes) for message in left), "it was not told the end"
