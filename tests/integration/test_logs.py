@@ -12,11 +12,11 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
+import psutil
 import pytest
 import requests
-from websockets.exceptions import ConnectionClosed
-from websockets.sync.client import ClientConnection
 
+from benchmarks.server import Server
 from orchestrator.api import log_socket
 from orchestrator.executors.fake import FakeEngine
 from orchestrator.streams import LogFrame, frames_of
@@ -83,29 +83,40 @@ def test_whatever_a_job_writes_arrives_byte_for_byte_on_every_way(orchestrator: 
 def test_a_burst_of_two_hundred_megabytes_arrives_whole(orchestrator: Orchestrator) -> None:
     job_id = orchestrator.submit()
     run, block = orchestrator.run_of(job_id), numbered(70_000)
-    wanted, seen = hashlib.sha256(), hashlib.sha256()
+    wanted = hashlib.sha256()
     with ThreadPoolExecutor(1) as pool:
-
-        def follow() -> None:
-            for frame in orchestrator.client.follow_log(job_id):
-                seen.update(frame.content)
-
-        following = pool.submit(follow)
+        following = pool.submit(hash_of_log, orchestrator, job_id)
         for _ in range(200):
             run.write(block)
             wanted.update(block)
         orchestrator.exit(job_id)
-        following.result(60)
-    assert seen.hexdigest() == wanted.hexdigest()
+        assert following.result(60) == wanted.hexdigest()
 
 
-def drained(viewer: ClientConnection) -> list[str | bytes]:
+def deaf_viewer(port: int, key: str, path: str) -> socket.socket:
+    """A connection over which a WebSocket was asked for, and which nobody reads."""
+    viewer = socket.create_connection(("127.0.0.1", port))
+    lines = [
+        f"GET {path} HTTP/1.1",
+        f"Host: 127.0.0.1:{port}",
+        f"X-API-Key: {key}",
+        "Connection: Upgrade",
+        "Upgrade: websocket",
+        "Sec-WebSocket-Version: 13",
+        "Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==",
+    ]
+    viewer.sendall(("\r\n".join(lines) + "\r\n\r\n").encode())
+    return viewer
+
+
+def left_in(viewer: socket.socket) -> bytes:
     """What a connection still brings before it is closed."""
-    received: list[str | bytes] = []
-    with suppress(ConnectionClosed):
-        while True:
-            received.append(viewer.recv(20))
-    return received
+    viewer.settimeout(20)
+    received = bytearray()
+    with suppress(ConnectionResetError):
+        while block := viewer.recv(1 << 20):
+            received += block
+    return bytes(received)
 
 
 def test_of_fifty_viewers_one_that_never_reads_is_let_go_and_the_others_get_it_all(
@@ -114,24 +125,28 @@ def test_of_fifty_viewers_one_that_never_reads_is_let_go_and_the_others_get_it_a
     started = Orchestrator.start(home, engine, cpus=4, viewer_timeout_s=1)
     try:
         job_id = started.submit()
-        run, block = started.run_of(job_id), numbered(200_000)
-        path = f"/api/jobs/{job_id}/logs?encoding=binary"
-        # Little room on its side, so that the log does not fit into what lies between.
-        narrow = socket.create_connection(("127.0.0.1", started.settings.port))
-        narrow.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 65_536)
-        with open_socket(started, path, sock=narrow, max_queue=1) as deaf, ThreadPoolExecutor(49) as pool:
-            following = [pool.submit(lambda: list(started.client.follow_log(job_id))) for _ in range(49)]
-            for _ in range(3):
-                run.write(block)
+        # More than fits into all that lies between the two sides.
+        run, block = started.run_of(job_id), numbered(1_000_000)
+        deaf_one = deaf_viewer(started.settings.port, started.key, f"/api/jobs/{job_id}/logs")
+        with deaf_one as deaf, ThreadPoolExecutor(49) as pool:
+            following = [pool.submit(hash_of_log, started, job_id) for _ in range(49)]
+            run.write(block)
             started.exit(job_id)
-            got = [b"".join(frame.content for frame in each.result(120)) for each in following]
-            assert {digest(data) for data in got} == {digest(block * 3)}
+            assert {each.result(120) for each in following} == {digest(block)}
             until(lambda: started.state.feeds.viewers == 0, "the one that never reads is let go")
-            left = drained(deaf)
-            assert left
-            assert all(isinstance(message, bytes) for message in left), "it was not told the end"
+            left = left_in(deaf)
+        assert b"101 Switching Protocols" in left
+        assert len(left) < len(block)
+        assert b'"end"' not in left
     finally:
         started.stop()
+
+
+def hash_of_log(orchestrator: Orchestrator, job_id: str) -> str:
+    seen = hashlib.sha256()
+    for frame in orchestrator.client.follow_log(job_id):
+        seen.update(frame.content)
+    return seen.hexdigest()
 
 
 def over_quota(orchestrator: Orchestrator) -> tuple[str, bytes]:
@@ -307,3 +322,18 @@ def test_a_quiet_stream_says_that_it_lives(orchestrator: Orchestrator, monkeypat
     job_id = orchestrator.submit()
     with open_socket(orchestrator, f"/api/jobs/{job_id}/logs") as viewer:
         assert json.loads(viewer.recv(10)) == {"type": "heartbeat"}
+
+
+def test_a_connection_that_takes_nothing_is_ended_and_its_file_closed(tmp_path: Path) -> None:
+    server = Server(tmp_path / "home", cpus="2", viewer_timeout_s="0.5")
+    try:
+        with server.client() as client:
+            job = client.submit("container", {"image": "busybox", "command": ["forever"]}).id
+            until(lambda: client.job(job).status == "running", "it runs")
+        RunDir.of(server.home, job, 1).log.write_bytes(numbered(1_000_000))
+        with deaf_viewer(server.port, server.key, f"/api/jobs/{job}/logs") as deaf:
+            own = deaf.getsockname()
+            process = psutil.Process(server.process.pid)
+            until(lambda: own not in [each.raddr for each in process.net_connections("tcp")], "the server let go of it")
+    finally:
+        server.kill()
