@@ -13,6 +13,7 @@ from pydantic import BaseModel
 
 from orchestrator.client import Client
 from orchestrator.errors import Forbidden, OrchestratorError, Unauthenticated
+from orchestrator.quota import can_punch
 from orchestrator.settings import Settings
 from orchestrator.transport import Unreachable
 
@@ -212,6 +213,25 @@ def database(settings: Settings) -> Iterator[Finding]:
     else:
         megabytes = settings.database.stat().st_size / 1e6
         yield Finding(name="database", state="ok", detail=f"sound ({megabytes:.1f} MB, {backup})")
+
+
+def log_quota(settings: Settings) -> Iterator[Finding]:
+    """Whether the logs of jobs can be kept within their quota."""
+    existing = _nearest_existing(settings.home)
+    if not settings.log_quota_mb or not os.access(existing, os.W_OK | os.X_OK):
+        return
+    try:
+        able = can_punch(existing)
+    except OSError as error:
+        detail = f"not known: {error.strerror}"
+        yield Finding(name="log quota", state="warning", detail=detail, remedy="free space under SAEFORGE_HOME")
+        return
+    if able:
+        yield Finding(name="log quota", state="ok", detail=f"a log keeps {settings.log_quota_mb} MB at most")
+    else:
+        detail = f"the filesystem of {existing} cannot free the middle of a file: logs grow without bound"
+        remedy = "put SAEFORGE_HOME on ext4, XFS, btrfs, ZFS or tmpfs, or watch the disk"
+        yield Finding(name="log quota", state="warning", detail=detail, remedy=remedy)
 
 
 def memory(settings: Settings) -> Iterator[Finding]:

@@ -17,6 +17,7 @@ from pydantic_settings import BaseSettings
 from orchestrator import errors
 from orchestrator.app import create_app
 from orchestrator.domain import TRANSITIONS, EndReason, JobStatus, Resources
+from orchestrator.event_names import NAMES
 from orchestrator.settings import Settings
 from worker_image.contract.commands import Command
 from worker_image.contract.events import Event
@@ -72,6 +73,13 @@ def _job_types() -> Iterator[str]:
 
 def _events() -> Iterator[str]:
     yield "A worker appends one JSON object a line to `events.jsonl` and reads `commands.jsonl`.\n"
+    yield "## Public names\n"
+    yield "What subscribers may ask for beside the stored types; an event has the first name that fits it.\n"
+    yield "| name | stored type |"
+    yield "|---|---|"
+    for name, kind in NAMES.items():
+        yield f"| `{name}` | `{kind.type}`{f' to `{kind.to}`' if kind.to else ''} |"
+    yield ""
     for heading, union in (("Events", Event), ("Commands", Command)):
         yield f"## {heading}\n"
         for model in get_args(get_args(union)[0]):
@@ -160,22 +168,33 @@ def _api() -> Iterator[str]:
 
 _SOCKETS = """## WebSockets
 
-Every frame is JSON text. A client that can set headers sends its key in them. A browser asks for a ticket with
-`POST /api/tickets` (good for 30 seconds and one use) and sends `{"type": "auth", "ticket": "..."}` as its first
-message. A refusal is a frame `{"type": "error", "code", "message", "suggestion"}`, then a close with code 4400, 4401
-(also when the key is revoked or expires later), 4403, 4404 or 4429.
+Every frame is JSON text, but for the log's with `?encoding=binary`. A client that can set headers sends its key in
+them. A browser asks for a ticket with `POST /api/tickets` (good for 30 seconds and one use) and sends
+`{"type": "auth", "ticket": "..."}` as its first message. A refusal is a frame
+`{"type": "error", "code", "message", "details": {"field", "suggestion"}, "timestamp"}`, then a close with code 4000 and
+the HTTP status that the error has elsewhere: 4400, 4401 (also when the key is revoked or expires later), 4403, 4404,
+4429, 4503. A stream that has nothing to say sends `{"type": "heartbeat"}` every 15 seconds. A viewer that reads nothing
+for `SAEFORGE_VIEWER_TIMEOUT_S` is let go.
 
-### `/api/jobs/{id}/logs?attempt=1&offset=0`
+### `/api/jobs/{id}/logs?attempt=1&offset=0&encoding=utf-8&skip=false`
 
 Frames `{"type": "log", "attempt", "offset", "next_offset", "data"}` through all attempts in order, then
 `{"type": "end", "status"}`. Offsets count bytes: come back with the last `attempt` and `next_offset`, and nothing is
-lost or doubled.
+lost or doubled. With `encoding=binary` a log frame is a binary message: the same object without `data`, a newline, and
+the exact bytes.
 
-### `/api/events?job=&after=0`
+`{"type": "skipped", "reason", "attempt", "offset", "next_offset", "bytes"}` stands for bytes that do not come: `quota`,
+they were dropped because the log exceeded its quota (`message` is the line for people); `slow`, with `skip=true` only,
+the viewer stayed more than `SAEFORGE_VIEWER_LAG_MB` behind; `cut`, the job cut its own log, and what follows begins at
+`next_offset` again.
 
-Every stored event `{"id", "job_id", "attempt", "seq", "ts", "type", "data"}` with an id above `after`, of one job or
-of all, for as long as the client stays. Beside the worker's events there are the orchestrator's own: `job_created`,
-`status_changed`, `attempt_started`, `attempt_ended` and `command_requested`.
+### `/api/events?job=&after=0&types=`
+
+Every stored event `{"id", "job_id", "attempt", "seq", "ts", "type", "name", "data"}` with an id above `after`, of one
+job or of all, for as long as the client stays; `after=latest` begins with what is still to come. `types` takes stored
+types and public names, separated by commas. A heartbeat carries `after`: up to that id there is nothing more to be had.
+Beside the worker's events there are the orchestrator's own: `job_created`, `status_changed`, `attempt_started`,
+`attempt_ended`, `command_requested` and `log_over_quota`.
 """
 
 

@@ -7,6 +7,7 @@ import sys
 import pytest
 
 RUNS = {
+    "logs": ("--no-engine", "--lines", "5", "--burst-s", "0.1", "--jobs", "3", "--viewers-each", "2", "--rounds", "1"),
     "submit": ("--requests", "20", "--connections", "2", "--per-second", "200"),
 }
 

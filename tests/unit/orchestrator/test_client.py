@@ -1,5 +1,6 @@
 """The client against small servers on real sockets that answer by a script."""
 
+import base64
 import io
 import json
 import subprocess
@@ -7,10 +8,12 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from urllib.parse import parse_qsl, urlsplit
 
 import pytest
 from websockets.sync.server import ServerConnection
 
+from orchestrator import transport
 from orchestrator.client import Client, LogFrame, NotInTime, UnexpectedAnswer, Unreachable
 from orchestrator.domain import JobStatus
 from orchestrator.errors import (
@@ -25,6 +28,8 @@ from orchestrator.errors import (
     StateConflict,
     Unauthenticated,
 )
+from orchestrator.streams import frames_of
+from orchestrator.views import LogChunk, LogGap
 from tests.scripted_api import (
     HANG_UP,
     HEALTH,
@@ -536,6 +541,126 @@ async def test_asynchronously_followed_events_come_once_each_in_order() -> None:
         events = client.afollow_events(JOB, after=5)
         assert [(await anext(events)).id for _ in range(5)] == list(range(6, 11))
         await events.aclose()
+
+
+def binary(frame: dict[str, object], content: bytes) -> bytes:
+    return json.dumps(frame).encode() + b"\n" + content
+
+
+def test_a_followed_log_is_byte_for_byte_what_was_written() -> None:
+    strange = b"\x00\xff\n\r\xe2\x82"
+
+    def sending(socket: ServerConnection) -> None:
+        frame = {"type": "log", "attempt": 1, "offset": 0, "next_offset": len(strange)}
+        socket.send(binary(frame, strange))
+        socket.send(json.dumps({"type": "end", "status": "completed"}))
+
+    with socket_server(sending) as url, client_of(url) as client:
+        (frame,) = client.follow_log(JOB)
+    assert frame.content == strange
+    assert frame.data == strange.decode(errors="replace")
+
+
+def test_what_is_skipped_shows_as_a_line_and_following_goes_on_behind_it() -> None:
+    asked: list[str] = []
+
+    def skipping(socket: ServerConnection) -> None:
+        assert socket.request is not None
+        asked.append(socket.request.path)
+        if len(asked) == 1:
+            place = {"attempt": 1, "offset": 0, "next_offset": 500}
+            socket.send(json.dumps({"type": "skipped", "reason": "slow", "bytes": 500, **place}))
+            socket.socket.close()
+            return
+        socket.send(json.dumps({"type": "end", "status": "completed"}))
+
+    with socket_server(skipping) as url, client_of(url) as client:
+        (frame,) = client.follow_log(JOB, skip=True)
+    assert frame.content == b""
+    assert "500 bytes skipped" in frame.data
+    assert "offset=0&encoding=binary&skip=true" in asked[0]
+    assert "offset=500" in asked[1]
+
+
+def test_a_heartbeat_moves_the_place_where_events_go_on() -> None:
+    asked: list[str] = []
+
+    def beating(socket: ServerConnection) -> None:
+        assert socket.request is not None
+        asked.append(socket.request.path)
+        if len(asked) == 1:
+            socket.send(json.dumps({"type": "heartbeat", "after": 41}))
+            socket.socket.close()
+            return
+        socket.send(json.dumps(event_json(42)))
+
+    with socket_server(beating) as url, client_of(url) as client:
+        events = client.follow_events(after="latest", types=["metrics", "training:completed"])
+        assert next(events).id == 42
+        events.close()
+    assert asked[0] == "/api/events?types=metrics%2Ctraining%3Acompleted&after=latest"
+    assert asked[1].endswith("after=41")
+
+
+def chunk_json(attempt: int, offset: int) -> dict[str, object]:
+    content = LOG[attempt][offset : offset + 12]
+    return {
+        "attempt": attempt, "offset": offset, "next_offset": offset + len(content), "size_bytes": len(LOG[attempt]),
+        "encoding": "base64", "data": base64.b64encode(content).decode(), "gaps": [],
+    }  # fmt: skip
+
+
+class NoSockets(Script):
+    """An orchestrator behind something that lets no WebSocket through."""
+
+    def next(self) -> Answer:
+        path = urlsplit(self.requests[-1].path)
+        query = dict(parse_qsl(path.query))
+        if self.requests[-1].headers.get("Upgrade"):
+            return Answer(502, "no WebSockets here")
+        if path.path.endswith("/logs"):
+            return Answer(body=chunk_json(int(query["attempt"]), int(query["offset"])))
+        if path.path.endswith("/events"):
+            after = int(query["after"])
+            items = [event_json(number) for number in range(after + 1, min(after + 3, 6))]
+            return Answer(body={"items": items, "next_after": after + len(items)})
+        return Answer(body=job_json("completed", attempts=2))
+
+
+@pytest.fixture
+def _impatient(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(transport, "POLL_S", 0.001)
+
+
+@pytest.mark.usefixtures("_impatient")
+def test_where_no_websocket_can_be_had_the_log_is_asked_for() -> None:
+    with http_server(NoSockets()) as url, client_of(url) as client:
+        assert _by_attempt(list(client.follow_log(JOB))) == LOG
+
+
+@pytest.mark.usefixtures("_impatient")
+async def test_where_no_websocket_can_be_had_the_log_is_asked_for_asynchronously_too() -> None:
+    with http_server(NoSockets()) as url, client_of(url) as client:
+        assert _by_attempt([frame async for frame in client.afollow_log(JOB)]) == LOG
+
+
+@pytest.mark.usefixtures("_impatient")
+def test_where_no_websocket_can_be_had_events_are_asked_for() -> None:
+    with http_server(NoSockets()) as url, client_of(url) as client:
+        events = client.follow_events(JOB)
+        assert [next(events).id for _ in range(5)] == [1, 2, 3, 4, 5]
+        events.close()
+
+
+def test_a_chunk_with_a_gap_is_taken_apart_around_it() -> None:
+    gap = LogGap(offset=3, next_offset=10, bytes=7, reason="quota", message="7 gone")
+    data = base64.b64encode(b"abcdef").decode()
+    chunk = LogChunk(attempt=1, offset=0, next_offset=13, size_bytes=13, encoding="base64", data=data, gaps=[gap])
+    assert frames_of(chunk) == [
+        LogFrame(1, 0, 3, b"abc"),
+        LogFrame(1, 3, 10, b"", "7 gone"),
+        LogFrame(1, 10, 13, b"def"),
+    ]
 
 
 def test_importing_the_client_pulls_in_no_server_and_no_torch() -> None:

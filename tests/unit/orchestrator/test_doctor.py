@@ -135,3 +135,14 @@ def test_the_command_prints_json_and_fails_only_for_what_is_required(monkeypatch
     optional = lacking.model_copy(update={"state": "warning", "required": False})
     monkeypatch.setattr(doctor, "CHECKS", (lambda _: iter([optional]),))
     assert CliRunner().invoke(app, ["doctor"]).exit_code == ExitCode.OK
+
+
+@pytest.mark.parametrize(("able", "state"), [(True, "ok"), (False, "warning")])
+def test_whether_logs_can_be_bounded_is_told(monkeypatch: pytest.MonkeyPatch, able: bool, state: str) -> None:
+    monkeypatch.setattr(doctor, "can_punch", lambda folder: able)
+    finding = found(doctor.log_quota)["log quota"]
+    assert (finding.state, finding.remedy is None) == (state, able)
+
+
+def test_without_a_quota_nothing_is_said_of_it() -> None:
+    assert found(doctor.log_quota, Settings(log_quota_mb=0)) == {}
