@@ -25,6 +25,7 @@ from orchestrator.api import (
     logs,
     metrics,
     pipelines,
+    prometheus,
     secrets,
     sweeps,
     system,
@@ -104,6 +105,7 @@ def create_app(settings: Settings, *, executor: Executor | None = None, home_is_
     app.include_router(log_socket.router)
     app.include_router(events.router)
     app.include_router(system.router)
+    app.include_router(prometheus.router)
     app.include_router(keys.router)
     app.include_router(upkeep.router)
     app.include_router(secrets.router)

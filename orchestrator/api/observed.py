@@ -66,12 +66,21 @@ class Observed:
     async def _websocket(self, scope: Scope, receive: Receive, send: Send, request_id: str) -> None:
         counted: str | None = None
 
-        async def noted(message: Message) -> None:
+        def count() -> None:
+            """As soon as there is a route: one with a ticket is accepted before it is let in."""
             nonlocal counted
-            if message["type"] == "websocket.accept" and counted is None:
-                counted = route_of(scope)
+            if counted is None and (route := route_of(scope)) != NO_ROUTE:
+                counted = route
                 self._instruments.viewers.labels(counted).inc()
                 logger.debug("viewer of %s came", counted)
+
+        async def awaited() -> Message:
+            count()
+            return await receive()
+
+        async def noted(message: Message) -> None:
+            count()
+            if message["type"] == "websocket.accept":
                 message["headers"] = [*message.get("headers", ()), (_REQUEST_ID, request_id.encode())]
             elif message["type"] == "websocket.send" and counted is not None:
                 text, data = message.get("text"), message.get("bytes")
@@ -79,7 +88,7 @@ class Observed:
             await send(message)
 
         try:
-            await self._app(scope, receive, noted)
+            await self._app(scope, awaited, noted)
         finally:
             if counted is not None:
                 self._instruments.viewers.labels(counted).dec()

@@ -19,7 +19,14 @@ def show(orchestrator: Orchestrator, *gpus: Gpu, **report: Any) -> None:
 
     orchestrator.state.monitor._probe = probe
     orchestrator.state.scheduler._probe = probe
-    orchestrator.state.monitor._seen = None
+    # A look that was under way saw the machine as it was before.
+    orchestrator.does(look_afresh(orchestrator))
+
+
+async def look_afresh(orchestrator: Orchestrator) -> None:
+    for _ in range(2):
+        orchestrator.state.monitor._seen = None
+        await orchestrator.state.monitor.look()
 
 
 def get(orchestrator: Orchestrator, path: str) -> requests.Response:
@@ -29,7 +36,7 @@ def get(orchestrator: Orchestrator, path: str) -> requests.Response:
 def test_the_status_tells_of_machine_engine_queue_and_itself(orchestrator: Orchestrator) -> None:
     job_id = orchestrator.submit()
     orchestrator.reaches(job_id, "running")
-    orchestrator.state.monitor._seen = None
+    orchestrator.does(look_afresh(orchestrator))
     status = orchestrator.client.system_status()
     assert status.core_percent
     assert len(status.load_average) == 3
@@ -49,7 +56,7 @@ def test_waiting_jobs_are_counted_by_reason_and_the_oldest_is_told(orchestrator:
     for _ in range(6):
         orchestrator.submit()
     until(lambda: len(orchestrator.state.scheduler.waits) == 2, "two jobs wait")
-    orchestrator.state.monitor._seen = None
+    orchestrator.does(look_afresh(orchestrator))
     queue = orchestrator.client.system_status().queue
     assert queue.by_reason == {"cpu_busy": 1, "behind_others": 1} or sum(queue.by_reason.values()) == 2
     assert queue.oldest_age_s is not None
@@ -122,7 +129,7 @@ def test_a_driver_that_fails_does_not_fail_the_status(
         raise pynvml.NVMLError(pynvml.NVML_ERROR_UNKNOWN)
 
     monkeypatch.setattr(pynvml, "nvmlInit", refuse)
-    orchestrator.state.monitor._seen = None
+    orchestrator.does(look_afresh(orchestrator))
     status = orchestrator.client.system_status()
     assert status.gpus == []
     assert status.gpu_error is not None
