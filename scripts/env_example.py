@@ -23,6 +23,16 @@ COMPOSE_ONLY = {
     ),
     "SAEFORGE_DOCKER_SOCKET": ("/var/run/docker.sock", "The engine's socket on this machine."),
     "SAEFORGE_SERVICE_IMAGE": ("saeforge-service:latest", "Image of orchestrator and dashboard."),
+    "SAEFORGE_TLS_NAME": ("localhost", "tls.yml: what browsers call this machine."),
+    "SAEFORGE_TLS_DIR": ("./tls", "tls.yml: directory with cert.pem, key.pem and htpasswd."),
+    "SAEFORGE_TLS_ADDRESS": ("0.0.0.0", "tls.yml: address of this machine that the proxy is published on."),
+    "SAEFORGE_TLS_PORT": ("443", "tls.yml: port of it."),
+    "SAEFORGE_PLAIN_PORT": ("80", "tls.yml: port that sends those without TLS there."),
+    "SAEFORGE_PROXY_IMAGE": ("nginx:1.28-alpine", "tls.yml: image of the proxy."),
+    "SAEFORGE_EDGE": (
+        "172.31.250",
+        "tls.yml: how the addresses between the proxy and the services begin.",
+    ),
     "BASE_IMAGE": ("python:3.11-slim", "What the images are built on; scripts/base-image prints the one that is here."),
 }
 """Variables that the compose file reads beside the settings: default and meaning."""

@@ -118,3 +118,29 @@ def test_the_engines_socket_is_the_orchestrators_alone() -> None:
 
 def test_the_dashboard_only_reads_the_home() -> None:
     assert [volume.rsplit(":", 1)[1] for volume in services()["dashboard"]["volumes"]] == ["ro"]
+
+
+TLS = (COMPOSE / "tls.yml").read_text()
+PROXY = yaml.safe_load(VARIABLE.sub(lambda match: match[2] or "", TLS))["services"]
+
+
+def test_the_proxy_runs_the_configuration_that_is_tested() -> None:
+    mounted = [volume for volume in PROXY["proxy"]["volumes"] if ":/etc/nginx/templates/" in volume]
+    assert mounted == ["./nginx.conf:/etc/nginx/templates/saeforge.conf.template:ro"]
+    wanted = set(re.findall(r"\$\{(PROXY_\w+)\}", (COMPOSE / "nginx.conf").read_text()))
+    assert wanted == {item.split("=")[0] for item in PROXY["proxy"]["environment"]}
+
+
+def test_only_the_proxys_own_address_is_believed() -> None:
+    address = PROXY["proxy"]["networks"]["edge"]["ipv4_address"]
+    assert f"SAEFORGE_TRUSTED_PROXIES={address}" in PROXY["orchestrator"]["environment"]
+    for service in ("orchestrator", "dashboard"):
+        own = PROXY[service]["networks"]["edge"]["ipv4_address"]
+        assert own != address
+        assert f"PROXY_{service.upper()}={own}:" in "\n".join(PROXY["proxy"]["environment"])
+
+
+def test_every_variable_of_the_tls_file_is_in_the_settings_example() -> None:
+    listed = dict(re.findall(r"^#(\w+)=(.*)$", (COMPOSE / ".env.example").read_text(), re.MULTILINE))
+    for match in VARIABLE.finditer(TLS):
+        assert match[2] == listed[match[1]], match[0]
