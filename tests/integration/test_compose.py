@@ -53,6 +53,7 @@ class Services:
 
     project: str
     home: Path
+    memory: Path
     image: str
     client: Client
     dashboard_url: str
@@ -84,10 +85,12 @@ def services(engine_image: str, tmp_path_factory: pytest.TempPathFactory) -> Ite
     home = tmp_path_factory.mktemp("compose") / "home"
     port, dashboard_port = free_port(), free_port()
     project = f"saeforge-test-{port}"
+    memory = Path(f"/dev/shm/{project}")
     environment = {name: value for name, value in os.environ.items() if not name.startswith("SAEFORGE_")} | {
         "COMPOSE_PROJECT_NAME": project,
         "SAEFORGE_SERVICE_IMAGE": image,
         "SAEFORGE_HOME": str(home),
+        "SAEFORGE_SECRETS_TMPFS": str(memory),
         "SAEFORGE_PORT": str(port),
         "SAEFORGE_DASHBOARD_PORT": str(dashboard_port),
         "SAEFORGE_POLL_S": "0.05",
@@ -105,13 +108,14 @@ def services(engine_image: str, tmp_path_factory: pytest.TempPathFactory) -> Ite
         run(*compose, "up", "-d", "--no-build", timeout_s=UP_TIMEOUT_S)
         key = (home / "api-key").read_text().strip()
         with Client(f"http://127.0.0.1:{port}", key, timeout_s=30) as client:
-            yield Services(project, home, image, client, f"http://127.0.0.1:{dashboard_port}", engine)
+            yield Services(project, home, memory, image, client, f"http://127.0.0.1:{dashboard_port}", engine)
     finally:
         run(*compose, "down", "--volumes", "--timeout", "5", timeout_s=UP_TIMEOUT_S)
         for left in engine.containers.list(all=True, filters={"label": "saeforge.job"}):
             if any(mount["Source"].startswith(str(home)) for mount in left.attrs["Mounts"]):
                 left.remove(force=True)
         engine.close()
+        shutil.rmtree(memory, ignore_errors=True)
 
 
 def test_a_job_runs_as_a_sibling_container_and_its_log_is_complete(services: Services, engine_image: str) -> None:
@@ -128,6 +132,16 @@ def test_a_job_runs_as_a_sibling_container_and_its_log_is_complete(services: Ser
     assert services.client.logs(job.id).data == "line 1\nline 2\nline 3\n"
     assert ended.result_path is not None
     assert (Path(ended.result_path) / "kept.txt").read_text() == "kept\n", "the path is true on the host as well"
+
+
+def test_a_job_beside_the_services_finds_its_secret(services: Services, engine_image: str) -> None:
+    services.client.set_secret("TOKEN", "the value")
+    command = ["sh", "-c", 'test "$(cat "$SAEFORGE_SECRETS_DIR/TOKEN")" = "the value" && echo found']
+    job = services.client.submit("container", {"image": engine_image, "command": command}, secrets=["TOKEN"])
+    ended = services.client.wait(job.id, timeout_s=60)
+    assert ended.status is JobStatus.COMPLETED, ended.failure
+    assert services.client.logs(job.id).data == "found\n"
+    until(lambda: not list(services.memory.glob("*/saeforge-*")), "it is taken back")
 
 
 def test_without_the_key_nobody_gets_in(services: Services) -> None:
