@@ -31,6 +31,7 @@ from orchestrator.api import (
     system,
     trainings,
     upkeep,
+    webhooks,
 )
 from orchestrator.api.auth import Gate, api_key, authorise, needs
 from orchestrator.api.body_limit import BodyLimit
@@ -41,6 +42,7 @@ from orchestrator.api.tokens import Tokens
 from orchestrator.broker import Broker
 from orchestrator.conductor import Conductor
 from orchestrator.control import Control
+from orchestrator.courier import Courier
 from orchestrator.errors import SettingsError
 from orchestrator.event_pages import EventPages
 from orchestrator.executors.base import Executor
@@ -109,6 +111,7 @@ def create_app(settings: Settings, *, executor: Executor | None = None, home_is_
     app.include_router(keys.router)
     app.include_router(upkeep.router)
     app.include_router(secrets.router)
+    app.include_router(webhooks.router)
     failures.install(app)
     # The last one added is the first to look at a request.
     app.add_middleware(BodyLimit, max_bytes=settings.max_body_bytes)
@@ -172,7 +175,9 @@ async def _running(settings: Settings, given: Executor | None, instruments: Inst
         feeds=Feeds(store=store, broker=broker, growth=growth, home=settings.home),
         event_pages=EventPages(store),
         upkeep=Upkeep(store=store, settings=settings),
+        courier=Courier(store=store, broker=broker, settings=settings),
     )
+    telling = asyncio.create_task(state.courier.run(), name="courier")
     keeping = asyncio.create_task(state.upkeep.run(), name="upkeep")
     await asyncio.to_thread(_tell_of_log_quota, settings)
     watching = asyncio.create_task(monitor.run(), name="monitor")
@@ -192,7 +197,7 @@ async def _running(settings: Settings, given: Executor | None, instruments: Inst
         yield state
     finally:
         broker.close()
-        for task in (watching, sampling, keeping, reconciling, conducting, keeping_use):
+        for task in (watching, sampling, keeping, telling, reconciling, conducting, keeping_use):
             task.cancel()
             with suppress(asyncio.CancelledError):
                 await task

@@ -47,6 +47,7 @@ from orchestrator.views import (
     MetricSeries,
     MetricStats,
     NewKeyView,
+    NewWebhookView,
     PipelinePage,
     PipelineView,
     PrincipalView,
@@ -64,6 +65,9 @@ from orchestrator.views import (
     TicketView,
     TokenRequest,
     TokenView,
+    WebhookRequest,
+    WebhookTryView,
+    WebhookView,
 )
 
 __all__ = ["Client", "LogFrame", "NotInTime", "UnexpectedAnswer", "Unreachable"]
@@ -181,6 +185,32 @@ class Client:
         """
         body = CleanupRequest(older_than_days=older_than_days, dry_run=dry_run, orphans=orphans)
         return self._parse(CleanupView, self._transport.call("POST", "/api/system/cleanup", body=body))
+
+    # Webhooks
+
+    def add_webhook(self, request: WebhookRequest) -> NewWebhookView:
+        """Have the orchestrator tell an address what happens from now on. The answer alone holds the secret."""
+        return self._parse(NewWebhookView, self._transport.call("POST", "/api/webhooks", body=request))
+
+    def webhooks(self) -> list[WebhookView]:
+        """Every webhook, oldest first."""
+        return self._get_list(WebhookView, "/api/webhooks")
+
+    def delete_webhook(self, webhook_id: UUID | str) -> None:
+        """Send it nothing any more."""
+        self._transport.call("DELETE", _hook(webhook_id), repeatable=True)
+
+    def ping_webhook(self, webhook_id: UUID | str) -> WebhookTryView:
+        """Send a signed test now, once; what came of it."""
+        return self._parse(WebhookTryView, self._transport.call("POST", _hook(webhook_id, "/ping")))
+
+    def enable_webhook(self, webhook_id: UUID | str, *, skip: bool = False) -> WebhookView:
+        """Send again after too many failures, from where it stopped or, with ``skip``, from now."""
+        return self._parse(WebhookView, self._transport.call("POST", _hook(webhook_id, "/enable"), body={"skip": skip}))
+
+    def webhook_deliveries(self, webhook_id: UUID | str, *, limit: int = 100) -> list[WebhookTryView]:
+        """What became of the newest tries, newest first."""
+        return self._get_list(WebhookTryView, _hook(webhook_id, f"/deliveries?limit={limit}"))
 
     def ticket(self, job_id: JobId | None = None) -> TicketView:
         """A single-use pass for one WebSocket of a browser; good for all jobs when ``job_id`` is empty."""
@@ -713,6 +743,14 @@ def _uuid(job_id: JobId) -> UUID:
     except ValueError:
         problem = f"{str(job_id)!r} is not a job id"
         raise InvalidInput(problem, field="job_id", suggestion="give the full UUID") from None
+
+
+def _hook(webhook_id: UUID | str, rest: str = "") -> str:
+    try:
+        return f"/api/webhooks/{UUID(str(webhook_id))}{rest}"
+    except ValueError:
+        problem = f"{str(webhook_id)!r} is not the id of a webhook"
+        raise InvalidInput(problem, field="webhook", suggestion="give the full UUID") from None
 
 
 def _of(job_id: JobId, rest: str = "") -> str:

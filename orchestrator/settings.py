@@ -142,6 +142,15 @@ class Settings(ClientSettings):
     """Hours between backups of the database into <home>/backups. 0 for none."""
     backup_keep: int = Field(default=7, ge=1, le=10_000)
     """Backups kept there; older ones are deleted."""
+    webhook_allow: str = ""
+    """Addresses, networks and host names beside the public internet that webhooks may be sent to, separated by commas,
+    e.g. "10.1.2.3,192.168.7.0/24,hooks.internal"."""
+    webhook_timeout_s: float = Field(default=10.0, gt=0, le=300)
+    """Longest wait for a webhook's receiver, in seconds."""
+    webhook_backoff_s: float = Field(default=5.0, gt=0, le=3600)
+    """First pause before a webhook is tried again, in seconds; it doubles every time, up to an hour."""
+    webhook_max_tries: int = Field(default=12, ge=1, le=1000)
+    """Tries in a row that may fail before a webhook is disabled; 12 take some two hours."""
     max_body_bytes: int = Field(default=1_048_576, ge=1024)
     """Largest request body accepted."""
     log_level: Literal["debug", "info", "warning", "error"] = "info"
@@ -169,6 +178,10 @@ class Settings(ClientSettings):
     @property
     def backups(self) -> Path:
         return self.home / "backups"
+
+    @property
+    def webhook_secrets(self) -> Path:
+        return self.home / "webhooks"
 
     @property
     def models(self) -> Path:

@@ -12,6 +12,7 @@ from orchestrator.api.auth import Gate, principal_of
 from orchestrator.broker import Broker
 from orchestrator.conductor import Conductor
 from orchestrator.control import Control
+from orchestrator.courier import Courier
 from orchestrator.event_pages import EventPages
 from orchestrator.feed import Feeds
 from orchestrator.instruments import Instruments
@@ -42,6 +43,7 @@ class State:
     feeds: Feeds
     event_pages: EventPages
     upkeep: Upkeep
+    courier: Courier
     started_at: float = field(default_factory=time.monotonic)
 
 

@@ -16,6 +16,7 @@ from orchestrator.cli import (
     submission,
     sweeps,
     upkeep,
+    webhooks,
 )
 from worker_image import __version__
 
@@ -42,5 +43,18 @@ def saeforge(
     """Queue, run and watch sparse-autoencoder training jobs on your own GPUs."""
 
 
-for module in (server, submission, sweeps, pipelines, jobs, following, metrics, keys, secrets, diagnosis, upkeep):
+for module in (
+    server,
+    submission,
+    sweeps,
+    pipelines,
+    jobs,
+    following,
+    metrics,
+    keys,
+    secrets,
+    diagnosis,
+    upkeep,
+    webhooks,
+):
     module.add_to(app)

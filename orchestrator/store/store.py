@@ -44,6 +44,7 @@ from orchestrator.store.recovery import Recovery
 from orchestrator.store.series import SEAL_ROWS, Measurements
 from orchestrator.store.sweeps import Sweeps
 from orchestrator.store.waiting import WaitingJobs
+from orchestrator.store.webhooks import Webhooks
 from worker_image.contract.commands import Command
 from worker_image.contract.events import (
     Event,
@@ -60,6 +61,7 @@ class Store:
         self.measurements = Measurements(database)
         self.archive = Archive(database)
         self.recovery = Recovery(database)
+        self.webhooks = Webhooks(database)
         self._waiting = WaitingJobs()
         self.sweeps = Sweeps(database)
         self.pipelines = Pipelines(database)
