@@ -23,6 +23,9 @@ from worker_image.contract.launch import CLAIMED_EXIT_CODE
 from worker_image.contract.rundir import RunDir
 
 
+POLL_S = 0.005
+
+
 @dataclass(eq=False)
 class FakeRun:
     """One attempt on the fake engine, as a test sees it."""
@@ -84,6 +87,8 @@ class FakeEngine:
         """Images that are neither here nor to be had."""
         self.prepared: set[str] = set()
         """Images that were asked for."""
+        self.stalled_images: set[str] = set()
+        """Images whose pull does not come to an end for as long as they are in here."""
         self.refusal: str | None = None
         """Why it refuses to start anything, when it does."""
         self.starts_by_itself = True
@@ -143,6 +148,8 @@ class FakeExecutor:
 
     async def prepare(self, image: str) -> None:
         self._answer()
+        while image in self.engine.stalled_images:
+            await asyncio.sleep(POLL_S)
         if image in self.engine.missing_images:
             raise ImageMissing(f"image {image} is not available", field="image", suggestion="check the name")
         self.engine.prepared.add(image)

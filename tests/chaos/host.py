@@ -148,13 +148,6 @@ class Host:
         """What the executor still has of attempts."""
         return asyncio.run(_owned(self.executor()))
 
-    def put_inputs(self) -> None:
-        """A model and a dataset in name only: the scripted worker reads neither."""
-        (self.settings.models / "tiny").mkdir(parents=True)
-        (self.settings.models / "tiny" / "config.json").write_text('{"model_type": "bert"}')
-        self.settings.datasets.mkdir(parents=True)
-        (self.settings.datasets / "text.txt").write_text("some text")
-
     def _answers(self) -> bool:
         try:
             with self.client() as client:

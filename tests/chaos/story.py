@@ -4,6 +4,7 @@ from uuid import UUID
 
 from orchestrator.domain import JobStatus, Resources, RetryPolicy
 from tests.chaos.host import Host
+from tests.chaos.inputs import put_inputs
 from tests.chaos.invariants import Remains, check_invariants
 from tests.waiting import until
 from worker_image.contract.rundir import RunDir
@@ -32,7 +33,7 @@ def training(steps: int = STEPS) -> dict[str, object]:
 
 def tell(host: Host, fault: str = "") -> Remains:
     """Start an orchestrator that is to die at ``fault``, let everything happen, and look at what remains."""
-    host.put_inputs()
+    put_inputs(host.settings)
     host.start(fault)
     numbered = host.submit("container", container(), resources=SMALL)
     dying = host.submit("train_sae", training(), name="dies-once", resources=SMALL, retry=RetryPolicy(backoff_s=0.05))
@@ -69,7 +70,7 @@ def tell(host: Host, fault: str = "") -> Remains:
 
 def tell_of_containers(host: Host, image: str, fault: str = "") -> Remains:
     """What can happen to containers, in short."""
-    host.put_inputs()
+    put_inputs(host.settings)
     host.start(fault)
     numbered = host.submit("container", container(image=image), resources=SMALL)
     dying = host.submit("train_sae", training(40), name="dies-once", resources=SMALL, retry=RetryPolicy(backoff_s=0.05))

@@ -9,6 +9,7 @@ import pytest
 
 from orchestrator.domain import EndReason, JobStatus, Resources, RetryPolicy
 from tests.chaos.host import Host
+from tests.chaos.inputs import put_inputs
 from tests.chaos.story import EVERY_STEPS, SMALL, look_at, training
 from tests.waiting import until
 
@@ -36,7 +37,7 @@ def ended(host: Host) -> None:
 
 def befall(host: Host, mishap: Mishap, retry: RetryPolicy) -> Any:
     """Let it happen to a training that has written a checkpoint; the job once it has ended."""
-    host.put_inputs()
+    put_inputs(host.settings)
     host.start()
     job_id = host.submit("train_sae", training(STEPS), resources=SMALL, retry=retry)
     until(lambda: (host.job(job_id).metrics or {}).get("step", 0) > EVERY_STEPS, "a checkpoint is written")
@@ -81,7 +82,7 @@ def test_a_job_that_takes_too_much_memory_twice_fails_and_names_the_limit(docker
 
 
 def test_a_job_out_of_time_is_told_so_by_whoever_finds_it_ended(host: Host) -> None:
-    host.put_inputs()
+    put_inputs(host.settings)
     host.start("exit_seen")
     resources = Resources(gpus=0, cpus=0.5, timeout_s=0.3)
     job = host.reaches(host.submit("train_sae", training(100_000), resources=resources))

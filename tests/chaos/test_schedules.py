@@ -15,6 +15,7 @@ import pytest
 from orchestrator.domain import TERMINAL, JobStatus, Resources, RetryPolicy
 from orchestrator.errors import NotFound, StateConflict
 from tests.chaos.host import Host
+from tests.chaos.inputs import put_inputs
 from tests.chaos.story import container, look_at, training
 from tests.chaos.worker import STARTS
 from tests.waiting import until
@@ -117,7 +118,7 @@ def _running(starts: Path) -> int | None:
 
 @pytest.mark.parametrize("seed", range(FIRST, FIRST + SCHEDULES))
 def test_nothing_is_lost_in_any_order_of_events(seed: int, host: Host) -> None:
-    host.put_inputs()
+    put_inputs(host.settings)
     host.start()
     schedule = Schedule(host, seed)
     for _ in range(ACTIONS):

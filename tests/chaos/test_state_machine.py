@@ -30,43 +30,16 @@ from orchestrator.settings import Settings
 from orchestrator.store import JobFilter, Store
 from tests.chaos import server
 from tests.chaos.invariants import check_invariants
+from tests.chaos.programs import number, train
 from tests.chaos.story import container, training
-from tests.chaos.worker import Attempt, Died, sign
 from tests.unit.orchestrator.jobs import container_job
 from worker_image.contract.jobs import job_params
-from worker_image.contract.rundir import RunDir
 
 T = TypeVar("T")
 
 PATIENCE_S = 20.0
 QUICK = RetryPolicy(backoff_s=0.0)
 ACTIONS = ("pause", "resume", "stop", "cancel", "checkpoint")
-
-
-async def train(run: FakeRun) -> int:
-    """The scripted worker, as a program of the fake engine."""
-    run_dir = RunDir(run.spec.run_dir)
-    sign(run_dir.path, run.handle)
-    with run_dir.log.open("a") as log:
-        attempt = Attempt(run_dir.path, log)
-        try:
-            for _ in attempt.steps():
-                attempt.terminated = run.terminated.is_set()
-                await asyncio.sleep(0)
-        except Died:
-            return 137
-    return 0
-
-
-async def number(run: FakeRun) -> int:
-    """A container that numbers its lines."""
-    sign(run.spec.run_dir, run.handle)
-    for step in range(1, int(dict(run.spec.env)["STEPS"]) + 1):
-        run.write(f"step {step}\n".encode())
-        await asyncio.sleep(0)
-        if run.terminated.is_set():
-            return 143
-    return 0
 
 
 class Orchestrator:
@@ -109,8 +82,8 @@ class Home(RuleBasedStateMachine):
         home = Path(self._folder.name)
         self.settings = Settings(home=home, cpus=4, poll_s=0.002, grace_s=0.2, orphan_grace_s=0)
         self.settings.runs.mkdir()
-        self.engine = FakeEngine(number)
-        self.engine.programs = {"python": train}
+        self.engine = FakeEngine(number())
+        self.engine.programs = {"python": train()}
         self.jobs: list[UUID] = []
         self._runner = asyncio.Runner()
         self.orchestrator: Orchestrator | None = None
