@@ -144,7 +144,8 @@ class Growth:
                     self._looked(file, size)
             wait_s = POLL_S if any(file.polled for file in self._files.values()) else max(0.0, due - loop.time())
             with suppress(TimeoutError):
-                await asyncio.wait_for(self._more.wait(), wait_s if self._files else None)
+                async with asyncio.timeout(wait_s if self._files else None):
+                    await self._more.wait()
 
     def _look(self, files: Sequence[_File]) -> list[tuple[int | None, int]]:
         """(the kernel's watch, size) of each, in a thread: a path may lie on a share that does not answer."""

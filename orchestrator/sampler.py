@@ -83,7 +83,8 @@ class Sampler:
         if executor is None or attempt.handle is None:
             return None
         try:
-            return await asyncio.wait_for(executor.usage(attempt.handle), PATIENCE_S)
+            async with asyncio.timeout(PATIENCE_S):
+                return await executor.usage(attempt.handle)
         except (EngineUnavailable, TimeoutError) as error:
             logger.debug("%s: not seen: %s", attempt.name, error)
             return None

@@ -123,7 +123,8 @@ class Scheduler:
                 await asyncio.sleep(min(REST * (time.monotonic() - began), BUSY_TICK_S))
                 seconds = BUSY_TICK_S if self.waits else IDLE_TICK_S
                 with suppress(TimeoutError):
-                    await asyncio.wait_for(self._wake.wait(), seconds)
+                    async with asyncio.timeout(seconds):
+                        await self._wake.wait()
                 self._wake.clear()
         finally:
             for task in self._tasks:

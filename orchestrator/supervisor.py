@@ -546,7 +546,8 @@ class Supervisor:
     async def _pause(self, seconds: float) -> None:
         """Wait, or until nudged."""
         with suppress(TimeoutError):
-            await asyncio.wait_for(self._nudged.wait(), seconds)
+            async with asyncio.timeout(seconds):
+                await self._nudged.wait()
         self._nudged.clear()
 
 

@@ -101,7 +101,8 @@ class Guard:
         """
         await socket.accept()
         try:
-            message = json.loads(await asyncio.wait_for(socket.receive_text(), AUTH_WAIT_S))
+            async with asyncio.timeout(AUTH_WAIT_S):
+                message = json.loads(await socket.receive_text())
         except (TimeoutError, ValueError, KeyError) as error:
             raise Unauthenticated(suggestion='send {"type": "auth", "ticket": "..."} first') from error
         return gate.redeem(message.get("ticket") if isinstance(message, dict) else None, socket)

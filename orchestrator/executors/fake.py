@@ -22,7 +22,6 @@ from orchestrator.executors.base import LaunchSpec, Observation, Owned, RunState
 from worker_image.contract.launch import CLAIMED_EXIT_CODE
 from worker_image.contract.rundir import RunDir
 
-
 POLL_S = 0.005
 
 
@@ -148,7 +147,7 @@ class FakeExecutor:
 
     async def prepare(self, image: str) -> None:
         self._answer()
-        while image in self.engine.stalled_images:
+        while image in self.engine.stalled_images:  # noqa: ASYNC110 (a test may change it from another thread)
             await asyncio.sleep(POLL_S)
         if image in self.engine.missing_images:
             raise ImageMissing(f"image {image} is not available", field="image", suggestion="check the name")
@@ -183,7 +182,8 @@ class FakeExecutor:
             return
         run.terminated.set()
         with contextlib.suppress(TimeoutError):
-            await asyncio.wait_for(run.ended.wait(), grace_s)
+            async with asyncio.timeout(grace_s):
+                await run.ended.wait()
         await self.engine.kill(run)
 
     async def remove(self, handle: str) -> None:

@@ -178,7 +178,7 @@ class Viewer(threading.Thread):
     def __init__(self, host: Host, job_id: UUID) -> None:
         super().__init__(daemon=True)
         self.job_id = job_id
-        self.seen: dict[int, str] = {}
+        self.seen: dict[int, bytes] = {}
         """Attempt -> all that was shown of its log."""
         self.failure: Exception | None = None
         self._client = host.client(retries=100, backoff_s=0.05, reconnect_for_s=TIMEOUT_S)
@@ -187,7 +187,8 @@ class Viewer(threading.Thread):
     def run(self) -> None:
         try:
             for frame in self._client.follow_log(self.job_id):
-                self.seen[frame.attempt] = self.seen.get(frame.attempt, "") + frame.data
+                assert not frame.skipped, frame
+                self.seen[frame.attempt] = self.seen.get(frame.attempt, b"") + frame.content
         except Exception as failure:
             self.failure = failure
         finally:

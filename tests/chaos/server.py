@@ -46,8 +46,11 @@ def scripted_executor(settings: Settings) -> Executor:
     return ScriptedProcesses(settings.home)
 
 
-def _gpus() -> GpuReport:
-    return GpuReport(GPUS)
+class PretendedGpus:
+    """A probe that sees two GPUs. Without any there would be no leases that could leak."""
+
+    def __call__(self) -> GpuReport:
+        return GpuReport(GPUS)
 
 
 def serve(settings: Settings, fault: str, log: Path, environment: dict[str, str]) -> None:
@@ -57,9 +60,9 @@ def serve(settings: Settings, fault: str, log: Path, environment: dict[str, str]
     os.dup2(output, 1)
     os.dup2(output, 2)
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(process)d %(levelname)s %(name)s: %(message)s")
-    # Without GPUs there are no leases that could leak; an engine would be asked for them.
+    # An engine would be asked for them.
     if settings.executor == "process":
-        app.GpuProbe = lambda: _gpus  # type: ignore[misc, assignment, return-value]
+        app.GpuProbe = PretendedGpus  # type: ignore[misc, assignment]
     faults.arm(fault)
     config = uvicorn.Config(
         app.create_app(settings, executor=scripted_executor(settings)),

@@ -105,7 +105,7 @@ def look_at(host: Host) -> Remains:
             continue
         for attempt in remains.attempts[viewer.job_id]:
             log = RunDir.of(host.home, viewer.job_id, attempt.number).log
-            shown = viewer.seen.get(attempt.number, "").encode()
+            shown = viewer.seen.get(attempt.number, b"")
             assert shown == (log.read_bytes() if log.exists() else b""), f"{attempt.name} was not shown as it is"
     return remains
 

@@ -5,6 +5,7 @@ of them at whatever await they were in, while the engine and its runs go on.
 """
 
 import asyncio
+import os
 import tempfile
 from collections.abc import Coroutine
 from contextlib import suppress
@@ -17,15 +18,15 @@ from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, precondition, rule
 
+from orchestrator import app
 from orchestrator import scheduler as scheduler_module
 from orchestrator import supervisor as supervisor_module
-from orchestrator.broker import Broker
+from orchestrator.api.state import State
 from orchestrator.control import Control
 from orchestrator.domain import TERMINAL, Job, JobStatus, Resources, RetryPolicy
 from orchestrator.errors import NotFound, StateConflict
 from orchestrator.executors.base import RunState
 from orchestrator.executors.fake import FakeEngine, FakeExecutor, FakeRun
-from orchestrator.scheduler import Scheduler
 from orchestrator.settings import Settings
 from orchestrator.store import JobFilter, Store
 from tests.chaos import server
@@ -43,27 +44,32 @@ ACTIONS = ("pause", "resume", "stop", "cancel", "checkpoint")
 
 
 class Orchestrator:
-    """The parts behind the API, on one home and engine; gone without a word when it crashes."""
+    """The whole of it but for the socket, on one home and engine."""
 
-    def __init__(self, store: Store, engine: FakeEngine, chosen: Settings) -> None:
-        self.store = store
-        broker = Broker()
-        self.scheduler = Scheduler(
-            store=store,
-            executor=FakeExecutor(engine),
-            others={},
-            broker=broker,
-            settings=chosen,
-            probe=lambda: server.GpuReport(server.GPUS),
-        )
-        self.control = Control(store=store, scheduler=self.scheduler, broker=broker, settings=chosen)
-        self._reconciling = asyncio.create_task(self.scheduler.run())
+    def __init__(self, engine: FakeEngine, chosen: Settings) -> None:
+        self._app = app.create_app(chosen, executor=FakeExecutor(engine))
+        self._life = self._app.router.lifespan_context(self._app)
+
+    async def start(self) -> "Orchestrator":
+        await self._life.__aenter__()
+        return self
 
     async def crash(self) -> None:
-        self._reconciling.cancel()
-        with suppress(asyncio.CancelledError):
-            await self._reconciling
-        await self.store.close()
+        """Drop it at whatever await it is in."""
+        await self._life.__aexit__(None, None, None)
+
+    @property
+    def state(self) -> State:
+        state: State = self._app.state.orchestrator
+        return state
+
+    @property
+    def control(self) -> Control:
+        return self.state.control
+
+    @property
+    def store(self) -> Store:
+        return self.state.store
 
 
 class Home(RuleBasedStateMachine):
@@ -78,6 +84,7 @@ class Home(RuleBasedStateMachine):
             (supervisor_module, "ENGINE_RETRY_S", 0.01),
         ):
             self._patch.setattr(module, name, seconds)
+        self._patch.setattr(app, "GpuProbe", server.PretendedGpus)
         self._folder = tempfile.TemporaryDirectory()
         home = Path(self._folder.name)
         self.settings = Settings(home=home, cpus=4, poll_s=0.002, grace_s=0.2, orphan_grace_s=0)
@@ -99,10 +106,7 @@ class Home(RuleBasedStateMachine):
     @precondition(lambda self: not self.alive)
     @rule()
     def start(self) -> None:
-        async def start() -> Orchestrator:
-            return Orchestrator(await Store.open(self.settings.database), self.engine, self.settings)
-
-        self.orchestrator = self.run(start())
+        self.orchestrator = self.run(Orchestrator(self.engine, self.settings).start())
 
     @precondition(lambda self: self.alive)
     @rule()
@@ -228,7 +232,7 @@ class Home(RuleBasedStateMachine):
 
 TestHome = Home.TestCase
 TestHome.settings = settings(
-    max_examples=60,
+    max_examples=int(os.environ.get("CHAOS_EXAMPLES", "40")),
     stateful_step_count=30,
     deadline=None,
     print_blob=True,
