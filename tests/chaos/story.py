@@ -1,8 +1,11 @@
 """A story in which all happens that the orchestrator does to jobs; whenever it dies, somebody starts it again."""
 
+from functools import partial
 from uuid import UUID
 
+from orchestrator.client import Client
 from orchestrator.domain import JobStatus, Resources, RetryPolicy
+from orchestrator.series import CHUNK_POINTS
 from tests.chaos.host import Host
 from tests.chaos.inputs import put_inputs
 from tests.chaos.invariants import Remains, check_invariants
@@ -11,6 +14,7 @@ from worker_image.contract.rundir import RunDir
 
 STEPS = 100
 EVERY_STEPS = 20
+LONG = 1_000_000
 SMALL = Resources(gpus=0, cpus=0.5)
 NUMBERED = """
 echo $$ > "$SAEFORGE_RUN_DIR/starts"
@@ -37,11 +41,10 @@ def tell(host: Host, fault: str = "") -> Remains:
     host.start(fault)
     numbered = host.submit("container", container(), resources=SMALL)
     dying = host.submit("train_sae", training(), name="dies-once", resources=SMALL, retry=RetryPolicy(backoff_s=0.05))
-    paused = host.submit("train_sae", training(400), resources=SMALL)
-    cancelled = host.submit("train_sae", training(100_000), resources=SMALL)
-    stopped = host.submit("train_sae", training(100_000), resources=SMALL)
-    low = host.submit("train_sae", training(200), resources=Resources(gpus=2, cpus=1))
-    host.reaches(low, {JobStatus.RUNNING, JobStatus.PAUSING, JobStatus.COMPLETED})
+    # These go on until they are told otherwise, however slow the machine is.
+    paused, cancelled, stopped = (host.submit("train_sae", training(LONG), resources=SMALL) for _ in range(3))
+    low = host.submit("train_sae", training(LONG), resources=Resources(gpus=2, cpus=1))
+    host.reaches(low, {JobStatus.RUNNING})
     high = host.submit("train_sae", training(20), priority=10, resources=Resources(gpus=1, cpus=1))
     host.reaches(paused, {JobStatus.RUNNING})
     host.ask(lambda client: client.checkpoint(paused))
@@ -53,11 +56,11 @@ def tell(host: Host, fault: str = "") -> Remains:
     host.reaches(paused, {JobStatus.PAUSED})
     host.ask(lambda client: client.resume(paused))
     host.reaches(stopped, {JobStatus.STOPPED})
-    for again in _restarted(host, stopped):
-        host.reaches(again, {JobStatus.RUNNING})
-        host.ask(lambda client, job_id=again: client.stop(job_id))  # type: ignore[misc]
-        host.reaches(again, {JobStatus.STOPPED})
-    for job_id in (numbered, dying, paused, low, high):
+    for job_id in (paused, low, *_restarted(host, stopped)):
+        host.reaches(job_id, {JobStatus.RUNNING, JobStatus.QUEUED} if job_id == low else {JobStatus.RUNNING})
+        host.ask(partial(Client.stop, job_id=job_id))
+        host.reaches(job_id, {JobStatus.STOPPED})
+    for job_id in (numbered, dying, high):
         host.reaches(job_id, {JobStatus.COMPLETED})
     host.reaches(cancelled, {JobStatus.CANCELLED})
     host.quiesce()
@@ -85,16 +88,39 @@ def tell_of_containers(host: Host, image: str, fault: str = "") -> Remains:
     return look_at(host)
 
 
+def tell_of_many_measurements(host: Host, fault: str = "") -> Remains:
+    """So many that they are packed while the job runs."""
+    put_inputs(host.settings)
+    host.start(fault)
+    params = training(2 * CHUNK_POINTS) | {"log_every_steps": 1}
+    job_id = host.submit("train_sae", params, name="hurries", resources=SMALL)
+    host.reaches(job_id, {JobStatus.COMPLETED})
+    series = host.ask(partial(Client.metrics, job_id=job_id))
+    assert series is not None
+    assert series.total == 2 * CHUNK_POINTS
+    host.quiesce()
+    host.end()
+    return look_at(host)
+
+
 def tell_of_an_orphan(host: Host, fault: str = "") -> None:
-    """A database is lost while a job runs; what the next orchestrator finds running, nobody will ever ask for."""
+    """A run directory comes back whose job nobody knows: what runs there, nobody will ever ask for."""
     host.settings = host.settings.model_copy(update={"orphan_grace_s": 0})
     host.start()
-    host.reaches(host.submit("container", container(100_000), resources=SMALL), {JobStatus.RUNNING})
+    lost = host.submit("container", container(LONG), resources=SMALL)
+    host.reaches(lost, {JobStatus.RUNNING})
     host.kill()
     for file in host.home.glob("saeforge.db*"):
         file.unlink()
+    # Left there, it would be told of to the new database.
+    run_dir, elsewhere = host.settings.runs / str(lost), host.home / "elsewhere"
+    run_dir.rename(elsewhere)
+    host.start()
+    host.reaches(host.submit("container", container(1), resources=SMALL), {JobStatus.COMPLETED})
+    host.kill()
+    elsewhere.rename(run_dir)
     host.start(fault)
-    until(lambda: host.ask(lambda client: client.health()) and not host.owned(), "it was removed")
+    until(lambda: host.ask(Client.health) and not host.owned(), "it was removed")
 
 
 def look_at(host: Host) -> Remains:

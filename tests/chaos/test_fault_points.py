@@ -11,7 +11,7 @@ import pytest
 
 import orchestrator
 from tests.chaos.host import Host
-from tests.chaos.story import tell, tell_of_an_orphan
+from tests.chaos.story import tell, tell_of_an_orphan, tell_of_many_measurements
 
 PACKAGE = Path(orchestrator.__file__).parent
 ON_ENGINES_ONLY = frozenset({"container_created"})
@@ -19,7 +19,7 @@ ON_ENGINES_ONLY = frozenset({"container_created"})
 UNREACHED = frozenset({"preempted"})
 """Points of what no plan asks for yet."""
 
-STORIES = {"orphan_stopped": tell_of_an_orphan}
+STORIES = {"orphan_stopped": tell_of_an_orphan, "chunks_written": tell_of_many_measurements}
 """Point -> the story that reaches it, where the usual one does not."""
 
 
