@@ -16,7 +16,8 @@ Answer = Callable[[Client, str, Mapping[str, Any]], dict[str, Any]]
 FIRST_LOG_BYTES = 1_000_000
 """Most log shown when the terminal opens; older output is in the download."""
 POLL_LOG_BYTES = 262_144
-HISTORY_POINTS = 2000
+HISTORY_POINTS = 1000
+"""Of each curve: about what a wide screen has pixels for, two points a bucket."""
 
 
 def answer_terminal(client: Client, job_id: str, question: Mapping[str, Any]) -> dict[str, Any]:
@@ -64,6 +65,7 @@ def answer_curves(client: Client, job_id: str, question: Mapping[str, Any]) -> d
     if question.get("history"):
         series = client.metrics(job_id, max_points=HISTORY_POINTS)
         reply["history"] = [{"step": point.step, "values": point.values} for point in series.items]
+        reply["after"] = series.after
         reply["checkpoints"] = [checkpoint.step for checkpoint in client.checkpoints(job_id)]
     if question["kind"] == "ticket":
         reply["ticket"] = client.ticket(job_id).ticket

@@ -411,6 +411,8 @@ class MetricSeries(_View):
     total: int
     """Points of the longest series in the asked range, before thinning."""
     series: list[MetricStats] = []
+    after: int = 0
+    """Id of an event up to which everything is in here: follow the job's events after it for what comes next."""
 
 
 class ResourcePoint(_View):

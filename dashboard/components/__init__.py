@@ -23,7 +23,7 @@ from orchestrator.views import JobDetail
 from worker_image import __version__
 
 _PACKAGE = Path(__file__).parent.parent
-_NAMES = ("terminal", "chart", "links")
+_NAMES = ("terminal", "chart", "resources", "links")
 _ASSETS = "components/assets"
 
 
@@ -90,6 +90,11 @@ def terminal(job: JobDetail) -> None:
 def curves(job: JobDetail) -> None:
     """The job's metrics, growing as they are measured."""
     _live("chart", job, answer_curves)
+
+
+def resources(job: JobDetail, charts: list[dict[str, Any]]) -> None:
+    """What the job used of CPU, memory and GPUs: small charts in a row."""
+    _mount("resources")(key=f"resources-{job.id}", data={"charts": charts})
 
 
 def links(on_follow: Callable[[dict[str, Any]], None]) -> None:

@@ -9,6 +9,7 @@ import streamlit as st
 
 from dashboard import components, connection, markup
 from dashboard.quantities import ago, clock, duration, measured, size, time_of_day
+from dashboard.resource_charts import RESOURCE_POINTS, resource_charts
 from orchestrator.client import Client
 from orchestrator.domain import ACTIVE, TERMINAL
 from orchestrator.errors import InvalidInput, NotFound, OrchestratorError
@@ -16,6 +17,7 @@ from orchestrator.views import ArtifactView, AttemptView, EventView, JobDetail
 
 TICK_S = 1
 SLOW_TICK_S = 3
+RESOURCE_TICK_S = 5
 SIDE_HEIGHT_PX = 308
 MOST_EVENTS_SHOWN = 200
 EVENT_PAGES_PER_TICK = 20
@@ -346,6 +348,24 @@ def logs(job: JobDetail) -> None:
             )  # fmt: skip
 
 
+def resources(job: JobDetail) -> None:
+    """What the job used over time, asked for again while it runs."""
+    if not job.attempts:
+        return
+    slot = f"resources-of-{job.id}"
+
+    def tick() -> None:
+        try:
+            history = connection.client().resources(job.id, max_points=RESOURCE_POINTS)
+            st.session_state[slot] = resource_charts(history)
+        except OrchestratorError:
+            pass  # the banner above tells; what was seen last stays
+        if charts := st.session_state.get(slot):
+            components.resources(job, charts)
+
+    st.fragment(tick, run_every=None if job.status in TERMINAL else RESOURCE_TICK_S)()
+
+
 def no_job(title: str, text: str) -> None:
     st.html('<h1 class="sf-title">Job</h1>' + markup.empty(title, text))
 
@@ -388,6 +408,7 @@ def page() -> None:
     if job.type == "container":
         logs(job)
         side(job)
+        resources(job)
         return
     with st.container(key="middle"):
         left, right = st.columns([3, 2])
@@ -396,6 +417,7 @@ def page() -> None:
         with right:
             side(job)
     logs(job)
+    resources(job)
 
 
 page()

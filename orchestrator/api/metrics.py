@@ -7,6 +7,7 @@ import json
 from collections import defaultdict
 from collections.abc import AsyncIterator, Callable, Iterable, Sequence
 from datetime import UTC, datetime
+from functools import partial
 from typing import Annotated, Any, Literal
 from uuid import UUID
 
@@ -53,9 +54,11 @@ async def metrics(
 ) -> Response:
     """Training metrics by step, with statistics of each series."""
     await orchestrator.store.job(job_id)
+    measurements = orchestrator.store.measurements
     within = Range(start_step, end_step, interval)
-    found = await orchestrator.store.measurements.series(job_id, "metrics", names=names, within=within, most=max_points)
-    return await _answer(_metric_series, found)
+    after = await measurements.measured_up_to(job_id)
+    found = await measurements.series(job_id, "metrics", names=names, within=within, most=max_points)
+    return await _answer(partial(_metric_series, after=after), found)
 
 
 @router.get("/jobs/{id}/metrics/summary")
@@ -141,7 +144,7 @@ async def _answer(view: Callable[[Sequence[Series]], MetricSeries | ResourceHist
     return Response(content, media_type="application/json")
 
 
-def _metric_series(found: Sequence[Series]) -> MetricSeries:
+def _metric_series(found: Sequence[Series], *, after: int) -> MetricSeries:
     return MetricSeries(
         items=[
             MetricPoint.model_construct(step=step, ts=_moment(ts), values=values)
@@ -149,6 +152,7 @@ def _metric_series(found: Sequence[Series]) -> MetricSeries:
         ],
         total=max((series.stats.count for series in found), default=0),
         series=[_metric_stats(series) for series in found],
+        after=after,
     )
 
 

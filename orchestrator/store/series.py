@@ -101,6 +101,11 @@ class Measurements:
                 part = Range(start, stop - 1, within.interval)
                 yield await self._db.read(partial(_samples, job_id=str(job_id), kind=kind, names=names, within=part))
 
+    async def measured_up_to(self, job_id: UUID) -> int:
+        """Id of the job's newest event: whatever it and those before it tell of can be asked for from now on."""
+        row = await self._db.one("newest_event_of_job", job_id=str(job_id))
+        return 0 if row is None else int(row["id"])
+
     async def names(self, job_id: UUID, kind: Kind) -> list[str]:
         """Of every series of the job."""
         return await self._db.read(partial(_names, job_id=str(job_id), kind=kind))

@@ -1,6 +1,7 @@
 """The dashboard in Chromium against a real orchestrator that trains real, tiny SAEs in plain processes."""
 
 import json
+import re
 import signal
 import subprocess
 import sys
@@ -203,6 +204,14 @@ def test_the_terminal_outlives_reruns_and_searches(visit: Visit, watched: str) -
     assert visit.page.evaluate("document.querySelector('.sf-console').mark") == "the same"
     visit.page.get_by_label("Search log").first.fill("loss")
     expect(visit.page.locator(".sf-console .sf-count")).to_contain_text("/")
+
+
+def test_what_a_job_uses_is_drawn_below_its_log(visit: Visit, watched: str) -> None:
+    visit.open(f"job?job={watched}")
+    row = visit.page.locator(".sf-resources[data-charts='2']")
+    expect(row.get_by_role("img")).to_have_count(2)
+    expect(row.get_by_role("img").first).to_have_attribute("aria-label", re.compile(r"CPU over time: .*\d cores"))
+    assert visit.errors == []
 
 
 def test_scrolling_up_is_respected_until_the_end_is_asked_for(visit: Visit, watched: str) -> None:

@@ -73,6 +73,16 @@ def test_exports_hold_every_value_exactly(orchestrator: Orchestrator) -> None:
     assert listed[-1].keys() == {"step", "ts", "values"}
 
 
+def test_events_behind_the_answer_tell_what_comes_next(orchestrator: Orchestrator) -> None:
+    job_id = trained(orchestrator, 100)
+    series = orchestrator.client.metrics(job_id)
+    orchestrator.report(job_id, Metrics(seq=101, ts=1, step=2000, values={"loss": 1.0}))
+    following = orchestrator.client.follow_events(job_id, after=series.after)
+    later = next(event for event in following if event.type == "metrics")
+    assert later.data["step"] == 2000
+    following.close()
+
+
 def test_an_export_of_nothing_is_empty_and_whole(orchestrator: Orchestrator) -> None:
     job_id = orchestrator.train()
     assert get(orchestrator, f"/api/jobs/{job_id}/metrics.csv").text == "step,time\n"

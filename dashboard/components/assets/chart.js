@@ -2,6 +2,7 @@
 
 import uPlot from "./vendor/uPlot.esm.js";
 import { Live, element, showState, styleSheet } from "./live.js";
+import { AXIS, short } from "./plot.js";
 
 const HEIGHT_PX = 256;
 const DRAW_MS = 150;
@@ -22,7 +23,6 @@ const COLOURS = {
 };
 const SPARE_COLOURS = ["#6cb6ff", "#f778ba", "#7ee787", "#e3b341", "#a5d6ff", "#ffa198"];
 const NAMES = { loss: "loss", fvu: "FVU", l0: "L0", dead_share: "dead share", lr: "learning rate", tokens_per_s: "tokens/s" };
-const AXIS = { stroke: "#8b98a5", grid: { stroke: "#19212b", width: 1 }, ticks: { stroke: "#26303b", width: 1, size: 4 }, font: "11px system-ui, sans-serif" };
 
 const charts = new WeakMap();
 styleSheet("./live.css");
@@ -135,6 +135,8 @@ class Curves {
   #reply(reply) {
     if (!reply.history) return;
     this.loaded = true;
+    [this.steps, this.columns] = [[], {}];
+    this.after = Math.max(this.after, reply.after || 0);
     for (const point of reply.history) this.#add(point.step, point.values);
     this.marks = [...new Set([...this.marks, ...(reply.checkpoints || [])])];
     this.#soon();
@@ -142,8 +144,11 @@ class Curves {
 
   #event(frame) {
     this.after = Math.max(this.after, frame.id);
-    if (frame.type === "metrics") this.#add(frame.data.step, frame.data.values);
-    else if (frame.type === "checkpoint_saved") this.marks.push(frame.data.step);
+    if (frame.type === "metrics") {
+      if (this.attempt && frame.attempt > this.attempt) this.#rewind(frame.data.step);
+      this.attempt = frame.attempt;
+      this.#add(frame.data.step, frame.data.values);
+    } else if (frame.type === "checkpoint_saved") this.marks.push(frame.data.step);
     else return;
     this.#soon();
   }
@@ -161,6 +166,13 @@ class Curves {
       this.columns[name] ??= new Array(this.steps.length).fill(null);
       this.columns[name][at] = value;
     }
+  }
+
+  /** A new attempt measures from here on: what was measured beyond belongs to one that was given up. */
+  #rewind(step) {
+    const kept = this.steps.filter((other) => other < step).length;
+    this.steps.length = kept;
+    for (const column of Object.values(this.columns)) column.length = kept;
   }
 
   #soon() {
@@ -375,13 +387,4 @@ function lastOf(column) {
   if (!column) return null;
   for (let at = column.length - 1; at >= 0; at--) if (column[at] !== null) return column[at];
   return null;
-}
-
-function short(value) {
-  if (value === null || value === undefined) return "–";
-  const size = Math.abs(value);
-  if (size !== 0 && (size < 1e-3 || size >= 1e6)) return value.toExponential(1).replace("e+", "e");
-  if (size >= 10000) return `${(value / 1000).toFixed(1)}k`;
-  if (size >= 100) return value.toFixed(0);
-  return String(Number(value.toPrecision(3)));
 }

@@ -66,3 +66,6 @@ UPDATE attempts SET
     peak_memory_mb = coalesce(max(peak_memory_mb, :memory_mb), peak_memory_mb, :memory_mb),
     peak_gpu_memory_mb = coalesce(max(peak_gpu_memory_mb, :gpu_memory_mb), peak_gpu_memory_mb, :gpu_memory_mb)
 WHERE job_id = :job_id AND number = :attempt
+
+-- name: newest_event_of_job
+SELECT coalesce(max(id), 0) AS id FROM events WHERE job_id = :job_id

@@ -25,6 +25,8 @@ from orchestrator.views import (
     MetricPoint,
     MetricSeries,
     ModelView,
+    ResourceHistory,
+    ResourcePoint,
     SystemStatus,
     TicketView,
 )
@@ -158,7 +160,11 @@ class FakeClient:
         points = [
             MetricPoint(step=step, ts=NOW + timedelta(seconds=step), values={"loss": 1 / step}) for step in (1, 2)
         ]
-        return MetricSeries(items=points, total=2)
+        return MetricSeries(items=points, total=2, after=7)
+
+    def resources(self, job_id: Any, **_: Any) -> ResourceHistory:
+        self._reach()
+        return ResourceHistory(items=[ResourcePoint(ts=NOW, values={"cpu_cores": 1.5})], total=1)
 
     def logs(
         self, job_id: Any, *, attempt: int = 1, offset: int = 0, limit_bytes: int | None = None, **_: Any

@@ -59,6 +59,7 @@ def test_curves_get_their_history_once() -> None:
     first = answers.answer_curves(client, job, {"kind": "ticket", "history": True})
     again = answers.answer_curves(client, job, {"kind": "ticket", "history": False})
     assert [point["step"] for point in first["history"]] == [1, 2]
+    assert first["after"] == 7
     assert "history" not in again
 
 
@@ -68,7 +69,7 @@ def test_a_question_that_cannot_be_answered_says_why(fake: FakeClient) -> None:
     assert "no orchestrator answers" in reply["error"]
 
 
-@pytest.mark.parametrize("component", ["terminal", "chart", "links"])
+@pytest.mark.parametrize("component", ["terminal", "chart", "resources", "links"])
 def test_every_component_is_a_file_and_fetches_nothing_from_elsewhere(component: str) -> None:
     source = (connection.HERE / "components" / "assets" / f"{component}.js").read_text()
     assert "export default function" in source
