@@ -17,6 +17,7 @@ from orchestrator.executors.base import Executor
 from orchestrator.gpus import GpuReport
 from orchestrator.growth import Growth
 from orchestrator.instruments import Instruments
+from orchestrator.lookout import Lookout
 from orchestrator.occupancy import Occupancy
 from orchestrator.planner import Held, Machine, plan
 from orchestrator.settings import Settings
@@ -77,6 +78,7 @@ class Scheduler:
         self._store, self._broker, self._settings, self._probe = store, broker, settings, probe
         self._instruments = instruments or Instruments()
         self._growth = growth
+        self._lookouts = {name: Lookout(each, settings.poll_s) for name, each in self._executors.items()}
         self._wake = asyncio.Event()
         self._supervisors: dict[tuple[UUID, int], Supervisor] = {}
         self._tasks: set[asyncio.Task[None]] = set()
@@ -130,6 +132,8 @@ class Scheduler:
             for task in self._tasks:
                 task.cancel()
             await asyncio.gather(*self._tasks, return_exceptions=True)
+            for lookout in self._lookouts.values():
+                await lookout.close()
 
     async def tick(self) -> None:
         """Plan once and start what may start."""
@@ -245,6 +249,7 @@ class Scheduler:
             broker=self._broker,
             settings=self._settings,
             growth=self._growth,
+            lookout=self._lookouts[executor.name],
         )
 
     def _supervised(self, attempt: Attempt, task: asyncio.Task[None]) -> None:

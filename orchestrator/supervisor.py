@@ -34,7 +34,9 @@ from orchestrator.errors import (
 from orchestrator.executors.base import Executor, LaunchSpec, Observation, RunState
 from orchestrator.growth import Growth
 from orchestrator.journal import about
+from orchestrator.lookout import Lookout, Watch
 from orchestrator.outcome import Facts, Outcome, outcome
+from orchestrator.quota import LOOK_S as QUOTA_LOOK_S
 from orchestrator.quota import LogQuota
 from orchestrator.record import write_begun, write_settled
 from orchestrator.settings import Settings
@@ -63,6 +65,8 @@ LOG_TAIL_LINES = 5
 LOG_TAIL_BYTES = 2000
 ENGINE_RETRY_S = 2.0
 TERM_GRACE_S = 10.0
+HEARTBEAT_S = 5.0
+"""Longest rest between two looks at what is wanted of a running job, should nobody have said that something is."""
 UNREACHABLE = "engine unreachable, state unknown"
 """The phase of a job whose engine does not answer."""
 
@@ -134,6 +138,7 @@ class Supervisor:
         broker: Broker,
         settings: Settings,
         growth: Growth,
+        lookout: Lookout,
     ) -> None:
         self.attempt = attempt
         self._job, self._job_id = job, job.id
@@ -144,6 +149,7 @@ class Supervisor:
         self._timeout_s = job.resources.timeout_s
         self._started_at = attempt.started_at.timestamp() if attempt.started_at else None
         self._store, self._executor, self._broker, self._settings = store, executor, broker, settings
+        self._lookout = lookout
         self._growth, self._quota = growth, LogQuota(self._run_dir, settings.log_quota_mb << 20)
         self._offset = attempt.events_offset
         self._delivered: set[str] | None = None
@@ -295,24 +301,38 @@ class Supervisor:
 
     async def _watch(self, handle: str) -> Observation:
         """Carry events in and commands out until the attempt no longer runs."""
-        while True:
-            more = await self._ingest()
-            if self._quota.due():
-                await self._bound_log()
-            job = await self._store.job(self._job_id)
-            try:
-                seen = await self._executor.inspect(handle)
-                await self._engine_found(job)
-                if seen.state in (RunState.EXITED, RunState.MISSING):
-                    return seen
-                await self._steer(job, handle)
-                if seen.state is RunState.CREATED and job.intent != "cancel":
-                    await self._executor.launch(self._spec)
-            except EngineUnavailable as error:
-                await self._engine_lost(error)
-                continue
-            if not more:
-                await self._rest()
+        with self._lookout.watch(handle, self.nudge) as watch:
+            while True:
+                more = await self._ingest()
+                if self._quota.due():
+                    await self._bound_log()
+                job = await self._store.job(self._job_id)
+                try:
+                    seen = await self._look(watch)
+                    await self._engine_found(job)
+                    if seen.state in (RunState.EXITED, RunState.MISSING):
+                        return seen
+                    await self._steer(job, handle)
+                    if seen.state is RunState.CREATED and job.intent != "cancel":
+                        await self._executor.launch(self._spec)
+                except EngineUnavailable as error:
+                    await self._engine_lost(error)
+                    continue
+                if not more:
+                    await self._rest(self._patience_s(job))
+
+    async def _look(self, watch: Watch) -> Observation:
+        """What is known from the look at all attempts; one that no longer runs is looked at for itself."""
+        if await watch.state() is RunState.RUNNING:
+            return Observation(RunState.RUNNING)
+        return await self._executor.inspect(watch.handle)
+
+    def _patience_s(self, job: Job) -> float:
+        """How long it can be left alone: user, worker and executor make themselves heard, the clock does not."""
+        if job.intent != "run":
+            return self._settings.poll_s
+        left_s = self._left_s()
+        return HEARTBEAT_S if left_s is None else max(min(left_s, HEARTBEAT_S), self._settings.poll_s)
 
     async def _steer(self, job: Job, handle: str) -> None:
         """Do what the user, or the clock, asks for."""
@@ -331,10 +351,15 @@ class Supervisor:
             self._overdue_ended = True
             self._end(handle, TERM_GRACE_S)
 
-    def _overran(self) -> bool:
+    def _left_s(self) -> float | None:
+        """Seconds until it has run for too long; none when it may run for ever."""
         if not self._timeout_s or self._started_at is None:
-            return False
-        return time.time() - self._started_at > self._timeout_s
+            return None
+        return self._started_at + self._timeout_s - time.time()
+
+    def _overran(self) -> bool:
+        left_s = self._left_s()
+        return left_s is not None and left_s < 0
 
     def _end(self, handle: str, grace_s: float) -> None:
         """SIGTERM and, after the grace, SIGKILL, without holding up the watch."""
@@ -529,18 +554,20 @@ class Supervisor:
             await self._store.set_phase(self._job_id, self._phase_before)
             self._broker.ring(self._job_id)
 
-    async def _rest(self) -> None:
+    async def _rest(self, seconds: float) -> None:
         """Wait for the next look, or until nudged; what the worker reports meanwhile is stored at once."""
         loop = asyncio.get_running_loop()
-        ends_at = loop.time() + self._settings.poll_s
+        ends_at = loop.time() + seconds
         while not self._nudged.is_set() and loop.time() < ends_at:
             with suppress(TimeoutError):
-                async with asyncio.timeout_at(ends_at):
+                async with asyncio.timeout_at(min(ends_at, loop.time() + QUOTA_LOOK_S)):
                     await self._stirred.wait()
             if self._stirred.is_set() and not self._nudged.is_set():
                 self._stirred.clear()
                 await self._ingest()
                 await asyncio.sleep(min(INGEST_PAUSE_S, self._settings.poll_s))
+            if self._quota.due():
+                await self._bound_log()
         self._nudged.clear()
 
     async def _pause(self, seconds: float) -> None:

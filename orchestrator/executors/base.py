@@ -4,7 +4,7 @@ Planning is pure and separate from acting: an executor builds its exact request 
 function, and ``launch`` submits it. A handle is a string that survives an orchestrator restart.
 """
 
-from collections.abc import Collection
+from collections.abc import AsyncGenerator, Collection
 from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
@@ -141,6 +141,17 @@ class Executor(Protocol):
 
     async def inspect(self, handle: str) -> Observation:
         """Look at the attempt now."""
+        ...
+
+    async def states(self, handles: Collection[str]) -> dict[str, RunState]:
+        """The state of each of these attempts now: one look, however many there are."""
+        ...
+
+    def changes(self) -> AsyncGenerator[None]:
+        """Yields once it listens, and whenever an attempt may have changed: hints, of which some may be missing.
+
+        Ends at once where the engine tells of nothing, and when it no longer does.
+        """
         ...
 
     async def stop(self, handle: str, grace_s: float) -> None:

@@ -7,7 +7,7 @@ import asyncio
 import os
 import re
 import time
-from collections.abc import Collection
+from collections.abc import AsyncGenerator, Collection
 from dataclasses import replace
 from functools import partial
 from pathlib import Path, PurePosixPath
@@ -64,6 +64,9 @@ _ADVICE: Final[tuple[tuple[str, str], ...]] = (
 
 _GOING_DOWN: Final = ("containerd.sock", "context canceled", "transport is closing")
 """Pieces of what an engine says while it shuts down: no verdict on the request."""
+
+_EVENTS: Final = ["start", "die", "destroy"]
+"""What the engine tells of, among all it has to tell: the ends and beginnings."""
 
 _BEFORE_THE_LOG: Final = frozenset({UNWRITABLE_EXIT_CODE, 127})
 """Exit codes that may mean that the run's log was never opened; then only the engine's own log tells why."""
@@ -208,6 +211,17 @@ class DockerExecutor:
 
         return await self._engine.call(look)
 
+    async def states(self, handles: Collection[str]) -> dict[str, RunState]:
+        """The state of each of these containers, by one list of all that are labelled with this home's id."""
+        found = {item["Id"]: run_state(item["State"]) for item in await self._list()}
+        return {handle: found.get(handle, RunState.MISSING) for handle in handles}
+
+    async def changes(self) -> AsyncGenerator[None]:
+        """Listens to the engine's own events."""
+        label = f"{HOME_LABEL}={await self._own_home_id()}"
+        async for _ in self._engine.events({"type": ["container"], "label": [label], "event": _EVENTS}):
+            yield
+
     async def stop(self, handle: str, grace_s: float) -> None:
         """SIGTERM, then SIGKILL after ``grace_s`` seconds; returns when it no longer runs.
 
@@ -242,11 +256,17 @@ class DockerExecutor:
 
     async def list_owned(self) -> list[Owned]:
         """Every container labelled with this home's id."""
-        label = f"{HOME_LABEL}={await self._own_home_id()}"
-        found = await self._engine.call(lambda client: client.containers(all=True, filters={"label": [label]}))
         return [
-            Owned(UUID(item["Labels"][JOB_LABEL]), int(item["Labels"][ATTEMPT_LABEL]), item["Id"]) for item in found
+            Owned(UUID(item["Labels"][JOB_LABEL]), int(item["Labels"][ATTEMPT_LABEL]), item["Id"])
+            for item in await self._list()
         ]
+
+    async def _list(self) -> list[dict[str, Any]]:
+        label = f"{HOME_LABEL}={await self._own_home_id()}"
+        found: list[dict[str, Any]] = await self._engine.call(
+            lambda client: client.containers(all=True, filters={"label": [label]})
+        )
+        return found
 
     async def whose(self, pids: Collection[int], handles: Collection[str]) -> dict[int, str]:
         """By the control group of each process; where that is out of sight, by asking the engine for each container."""

@@ -5,7 +5,8 @@ import contextlib
 import os
 import socket
 import threading
-from collections.abc import Callable
+from collections.abc import AsyncGenerator, Callable
+from functools import partial
 from typing import Any, Final, TypeVar
 
 import docker
@@ -91,6 +92,23 @@ class Engine:
             self.close()
             raise unavailable(why) from why
 
+    async def events(self, filters: dict[str, list[str]]) -> AsyncGenerator[None]:
+        """Yields once the engine is listened to, and at each of its events that match; ends when it is gone.
+
+        Raises:
+            EngineUnavailable: it does not answer.
+        """
+        try:
+            stream = await _in_thread(partial(_Events, filters))
+        except _SILENT as why:
+            raise unavailable(why) from why
+        try:
+            yield
+            while await stream.next():
+                yield
+        finally:
+            stream.close()
+
     def close(self) -> None:
         """Let go of the connections; the next call makes another."""
         clients = self._client, self._asker
@@ -98,6 +116,32 @@ class Engine:
         for client in clients:
             if client is not None:
                 client.close()
+
+
+class _Events:
+    """The engine's events, read by a daemon thread of their own on a connection of their own."""
+
+    def __init__(self, filters: dict[str, list[str]]) -> None:
+        """Blocking."""
+        _knock()
+        self._client = _connect(None)
+        self._stream = self._client.events(filters=filters)
+
+    async def next(self) -> bool:
+        """Wait for the next event; False when there will be none."""
+
+        def read() -> bool:
+            return next(self._stream, None) is not None
+
+        try:
+            return await _in_thread(read)
+        except (*_SILENT, ValueError):  # the SDK reads on from what it has closed
+            return False
+
+    def close(self) -> None:
+        with contextlib.suppress(OSError, AttributeError):  # the SDK looks for a socket that is gone with its engine
+            self._stream.close()
+        self._client.close()
 
 
 async def _in_thread(action: Callable[[], T]) -> T:
@@ -133,8 +177,9 @@ def _knock() -> None:
             knock.connect(address.removeprefix(_UNIX))
 
 
-def _connect(timeout_s: int, version: str = "auto") -> docker.APIClient:
-    return docker.APIClient(version=version, timeout=timeout_s, **docker.utils.kwargs_from_env())
+def _connect(timeout_s: int | None, version: str = "auto") -> docker.APIClient:
+    # A client without a timeout is not foreseen by its stubs.
+    return docker.APIClient(version=version, timeout=timeout_s, **docker.utils.kwargs_from_env())  # type: ignore[arg-type]
 
 
 def words_of(refusal: docker.errors.APIError) -> str:

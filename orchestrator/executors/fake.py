@@ -13,7 +13,7 @@ import asyncio
 import contextlib
 import os
 import time
-from collections.abc import Awaitable, Callable, Collection
+from collections.abc import AsyncGenerator, Awaitable, Callable, Collection
 from dataclasses import dataclass, field
 from uuid import uuid4
 
@@ -171,6 +171,16 @@ class FakeExecutor:
         if run is None:
             return Observation(RunState.MISSING)
         return Observation(run.state, run.exit_code, run.oom_killed)
+
+    async def states(self, handles: Collection[str]) -> dict[str, RunState]:
+        self._answer()
+        runs = self.engine.runs
+        return {handle: runs[handle].state if handle in runs else RunState.MISSING for handle in handles}
+
+    async def changes(self) -> AsyncGenerator[None]:
+        """Nothing is told."""
+        return
+        yield  # makes it a generator
 
     async def stop(self, handle: str, grace_s: float) -> None:
         self._answer()

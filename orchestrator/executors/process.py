@@ -17,7 +17,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import AsyncGenerator, Collection, Iterator, Mapping
 from pathlib import Path
 from typing import Final
 from uuid import UUID
@@ -91,6 +91,14 @@ class ProcessExecutor:
 
     async def inspect(self, handle: str) -> Observation:
         return await asyncio.to_thread(self._look, handle)
+
+    async def states(self, handles: Collection[str]) -> dict[str, RunState]:
+        return await asyncio.to_thread(lambda: {handle: self._look(handle).state for handle in handles})
+
+    async def changes(self) -> AsyncGenerator[None]:
+        """Nothing is told."""
+        return
+        yield  # makes it a generator
 
     async def stop(self, handle: str, grace_s: float) -> None:
         await self._end(handle, signal.SIGTERM, grace_s)
