@@ -4,7 +4,8 @@ import asyncio
 import json
 import os
 import tempfile
-from collections.abc import Iterator
+import threading
+from collections.abc import AsyncGenerator, Iterator
 from dataclasses import replace
 from pathlib import Path
 
@@ -247,3 +248,34 @@ async def test_an_image_that_was_there_is_looked_for_again_once_a_launch_found_i
         await docker_bench.executor.launch(replace(spec, image=passing))
     with pytest.raises(ImageMissing):
         await docker_bench.executor.prepare(passing)
+
+
+async def test_the_engine_tells_by_itself_when_a_container_starts_or_ends(docker_bench: DockerBench) -> None:
+    changes = docker_bench.executor.changes()
+    assert await anext(changes, "listening") is None
+    heard = asyncio.create_task(_next_of(changes))
+    await docker_bench.launch(OBEDIENT)
+    await asyncio.wait_for(heard, 30)
+    ended = asyncio.create_task(_next_of(changes))
+    for owned in await docker_bench.executor.list_owned():
+        await docker_bench.executor.stop(owned.handle, 0)
+    await asyncio.wait_for(ended, 30)
+    await changes.aclose()
+
+
+async def test_nobody_listens_to_the_engine_any_more_once_it_is_given_up(docker_bench: DockerBench) -> None:
+    listening = asyncio.create_task(_next_of(docker_bench.executor.changes(), leave_out=1))
+    await eventually(lambda: _listeners() > 0, "somebody listens")
+    listening.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await listening
+    await eventually(lambda: _listeners() == 0, "nobody listens")
+
+
+def _listeners() -> int:
+    return sum(thread.name == "docker" for thread in threading.enumerate())
+
+
+async def _next_of(changes: AsyncGenerator[None], leave_out: int = 0) -> None:
+    for _ in range(leave_out + 1):
+        await anext(changes)

@@ -159,6 +159,7 @@ async def test_a_silent_engine_is_unavailable_and_never_a_missing_attempt(
         engine_bench.executor.stop(handle, 0),
         engine_bench.executor.remove(handle),
         engine_bench.executor.list_owned(),
+        engine_bench.executor.states([handle]),
     ):
         with pytest.raises(EngineUnavailable):
             await call
@@ -204,3 +205,16 @@ async def test_an_attempt_that_does_not_run_uses_nothing(bench: Bench) -> None:
 
 async def test_it_tells_facts_about_itself(bench: Bench) -> None:
     assert all(name and value for name, value in (await bench.executor.facts()).items())
+
+
+async def test_one_look_tells_the_states_of_all(bench: Bench) -> None:
+    (spec, runs), (_, ends), (_, goes) = [await bench.launch(program) for program in (OBEDIENT, SPEAK, SPEAK)]
+    await bench.until_log(spec, b"ready")
+    await bench.until(ends, RunState.EXITED)
+    await bench.executor.remove(goes)
+    assert await bench.executor.states([runs, ends, goes]) == {
+        runs: RunState.RUNNING,
+        ends: RunState.EXITED,
+        goes: RunState.MISSING,
+    }
+    assert await bench.executor.states([]) == {}
