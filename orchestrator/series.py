@@ -109,7 +109,9 @@ class Columns:
         """Of all of them; there must be one."""
         count = len(self)
         low, high = extremes(self.values, 0, count)
-        mean = math.fsum(value / count for value in self.values)
+        # By halves, for the sum of the largest values there are must not overflow on its way.
+        mean = 2 * math.fsum(value / 2 / count for value in self.values)
+        mean = max(self.values[low], min(self.values[high], mean))
         m2 = sum((value - mean) * (value - mean) for value in self.values)
         return Stats(count, self[0], self[-1], self[low], self[high], mean, m2)
 
