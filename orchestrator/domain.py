@@ -243,6 +243,7 @@ class EndReason(StrEnum):
     EXIT_CODE = "exit_code"
     HOST_OOM = "host_oom"
     CUDA_OOM = "cuda_oom"
+    GPU_ABSENT = "gpu_absent"
     DISK_FULL = "disk_full"
     TIMEOUT = "timeout"
     KILLED = "killed"
@@ -271,6 +272,8 @@ FAILURE_CLASS: dict[EndReason, FailureClass] = {
     EndReason.EXIT_CODE: FailureClass.USER_ERROR,
     EndReason.HOST_OOM: FailureClass.HOST_OOM,
     EndReason.CUDA_OOM: FailureClass.CUDA_OOM,
+    # An image or a driver that cannot do it; the next try would meet the same one.
+    EndReason.GPU_ABSENT: FailureClass.USER_ERROR,
     EndReason.DISK_FULL: FailureClass.DISK_FULL,
     EndReason.TIMEOUT: FailureClass.TIMEOUT,
     EndReason.KILLED: FailureClass.LOST,

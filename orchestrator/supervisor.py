@@ -81,6 +81,7 @@ def run_spec(job: Job, attempt: Attempt) -> RunSpec:
         inputs=job.inputs or {},
         resume_from=attempt.resume_from,
         cpus=attempt.cpus,
+        gpus=len(attempt.gpus),
         gpu_memory_mb=attempt.gpu_memory_mb,
     )
 

@@ -13,5 +13,9 @@ class UserError(Exception):
         """What to do about it."""
 
 
+class GpuAbsent(UserError):
+    """A GPU was granted, and none can be used."""
+
+
 class OutOfGpuMemory(UserError):
     """The GPU's memory did not suffice; ``field`` is the parameter that asked for it."""

@@ -54,6 +54,8 @@ class RunContext(Protocol):
     """Reference field -> absolute path or hub id."""
     resume_from: Path | None
     """Checkpoint to continue from."""
+    gpus: int
+    """How many GPUs it was granted."""
     gpu_memory_mb: int | None
     """Memory of its GPU it may use, in MiB, where it shares it; all of it when None."""
     checkpoints: Path
@@ -117,6 +119,7 @@ class Run:
     def __init__(self, run_dir: RunDir, spec: RunSpec) -> None:
         self.inputs = spec.inputs
         self.resume_from = Path(spec.resume_from) if spec.resume_from else None
+        self.gpus = spec.gpus
         self.gpu_memory_mb = spec.gpu_memory_mb
         self.checkpoints = run_dir.checkpoints
         self.artifacts = run_dir.artifacts
@@ -202,6 +205,7 @@ class NullRun:
         run_dir = RunDir(folder)
         self.inputs = inputs or {}
         self.resume_from = resume_from
+        self.gpus = 0
         self.gpu_memory_mb: int | None = None
         self.checkpoints = run_dir.checkpoints
         self.artifacts = run_dir.artifacts

@@ -20,13 +20,20 @@ from typing import Literal
 from worker_image.contract.events import Failure
 from worker_image.contract.launch import DISK_FULL_EXIT_CODE
 from worker_image.contract.rundir import RunDir, RunSpec
-from worker_image.errors import OutOfGpuMemory, UserError
+from worker_image.errors import GpuAbsent, OutOfGpuMemory, UserError
 from worker_image.reporter import Run, write_line
 
 EXIT_INTERNAL = 1
 EXIT_USER_ERROR = 2
 DISK_FULL = frozenset({errno.ENOSPC, errno.EDQUOT})
 """No space left; over the user's quota."""
+
+
+_CODES: dict[type[UserError], Literal["cuda_oom", "gpu_absent"]] = {
+    OutOfGpuMemory: "cuda_oom",
+    GpuAbsent: "gpu_absent",
+}
+"""What is told apart from what the user asked for."""
 
 
 def prepare_environment(spec: RunSpec) -> None:
@@ -55,7 +62,7 @@ def prepare_environment(spec: RunSpec) -> None:
 def failure_of(error: BaseException) -> Failure:
     """What a user is told about an exception."""
     if isinstance(error, UserError):
-        code: Literal["cuda_oom", "user_error"] = "cuda_oom" if isinstance(error, OutOfGpuMemory) else "user_error"
+        code = next((code for kind, code in _CODES.items() if isinstance(error, kind)), "user_error")
         return Failure(code=code, message=error.message, field=error.field, suggestion=error.suggestion)
     if isinstance(error, OSError) and error.errno in DISK_FULL:
         return Failure(

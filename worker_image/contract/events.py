@@ -143,7 +143,7 @@ class Failure(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
-    code: Literal["user_error", "cuda_oom", "disk_full", "internal_error"]
+    code: Literal["user_error", "cuda_oom", "gpu_absent", "disk_full", "internal_error"]
     message: str
     field: str | None = None
     """Parameter at fault."""

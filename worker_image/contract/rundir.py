@@ -31,6 +31,8 @@ class RunSpec(BaseModel):
     """Checkpoint directory of an earlier attempt to continue from; start afresh when empty."""
     cpus: float | None = None
     """CPU cores granted; the number of compute threads follows from it."""
+    gpus: int = 0
+    """How many GPUs were granted."""
     gpu_memory_mb: int | None = None
     """Memory of the one GPU granted, in MiB, where it is shared with other jobs; all of it when empty."""
 

@@ -6,7 +6,7 @@ from pathlib import Path
 import torch
 
 from worker_image.contract.jobs import TrainSaeParams
-from worker_image.errors import OutOfGpuMemory, UserError
+from worker_image.errors import GpuAbsent, OutOfGpuMemory, UserError
 from worker_image.lm.buffer import DataPosition, ShuffledBuffer
 from worker_image.lm.documents import DocumentFile
 from worker_image.lm.harvest import Harvester
@@ -53,7 +53,7 @@ def check_inputs(params: TrainSaeParams, run: RunContext) -> Inputs:
     Raises:
         UserError: with the parameter at fault.
     """
-    device = _device(params.device, run.gpu_memory_mb)
+    device = _device(params.device, run.gpus, run.gpu_memory_mb)
     documents = DocumentFile(Path(run.inputs.get("dataset", params.dataset)), params.text_field)
     documents.check()
     if params.max_tokens is not None and params.max_tokens < params.batch_size:
@@ -166,8 +166,21 @@ def sae_config(params: TrainSaeParams, d_in: int) -> SaeConfig:
     )
 
 
-def _device(wanted: str, memory_mb: int | None) -> torch.device:
-    """Where to compute; of a GPU shared with other jobs no more than ``memory_mb`` MiB will be taken."""
+def _device(wanted: str, granted: int, memory_mb: int | None) -> torch.device:
+    """Where to compute; of a GPU shared with other jobs no more than ``memory_mb`` MiB will be taken.
+
+    Raises:
+        GpuAbsent: a GPU was granted and cannot be used: on the CPU it would be held for nothing.
+        UserError: one was asked for and none granted.
+    """
+    if wanted != "cpu" and granted and not torch.cuda.is_available():
+        built = "" if torch.version.cuda else "; this PyTorch was built without CUDA"
+        raise GpuAbsent(
+            "device",
+            f"{granted} GPU(s) were granted, and CUDA sees none here{built}",
+            "check nvidia-smi, and that the worker's image was made for CUDA (make image); or train on the CPU: "
+            "device cpu, resources.gpus 0",
+        )
     if wanted == "cuda" and not torch.cuda.is_available():
         raise UserError(
             "device", "CUDA was asked for but no GPU is available", "set device to auto or cpu, or request a GPU"
