@@ -64,6 +64,7 @@ from orchestrator.settings import Settings
 from orchestrator.store import Store
 from orchestrator.upkeep import Upkeep
 from orchestrator.vault import Vault
+from orchestrator.views import ErrorView
 from worker_image import __version__
 
 logger = logging.getLogger(__name__)
@@ -94,6 +95,11 @@ def create_app(settings: Settings, *, executor: Executor | None = None, home_is_
         summary="Queue, run and watch sparse-autoencoder training jobs in containers.",
         lifespan=lifespan,
         dependencies=[Depends(authorise)],
+        # One shape for all of them; what each means is in its code.
+        responses={
+            "4XX": {"model": ErrorView, "description": "The request cannot be done as it is."},
+            "5XX": {"model": ErrorView, "description": "The orchestrator, its engine or its disk cannot do it now."},
+        },
     )
     for page in app.routes:
         if isinstance(page, APIRoute):
