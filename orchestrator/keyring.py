@@ -1,12 +1,15 @@
 """The API keys in force. All of them are in memory, so letting a request in costs no query."""
 
 import asyncio
+import logging
 from dataclasses import replace
 from datetime import UTC, datetime
 
-from orchestrator.access import ApiKey, Principal, Role, digest_of, key_id_of, new_key
+from orchestrator.access import ApiKey, Principal, Role, actor, digest_of, key_id_of, new_key
 from orchestrator.errors import InvalidInput, NotFound
 from orchestrator.store import Store
+
+logger = logging.getLogger(__name__)
 
 FLUSH_S = 60.0
 """How long after a key was used that is on disk at the latest."""
@@ -83,6 +86,7 @@ class KeyRing:
         )
         await self._store.keys.add(key)
         self._keys[key_id] = key
+        logger.info("%s made the %s key %s (%r)", by.id, role, key_id, name)
         return key, text
 
     async def revoke(self, key_id: str) -> ApiKey:
@@ -95,6 +99,7 @@ class KeyRing:
         if key.revoked_at is None:
             await self._store.keys.revoke(key_id)
             key = self._keys[key_id] = replace(key, revoked_at=datetime.now(UTC))
+            logger.info("%s revoked the key %s (%r)", actor(), key_id, key.name)
         return key
 
     async def keep_use(self) -> None:

@@ -248,6 +248,8 @@ class Gate:
             raise Unauthenticated("the API key is wrong, revoked or expired")
         except Unauthenticated:
             self._failures.take(address)
+            if self._failures.wait_s(address):
+                logger.warning("too many wrong keys from %s; not listening to it for a while", address)
             raise
 
     def _is_machine_key(self, given: str) -> bool:

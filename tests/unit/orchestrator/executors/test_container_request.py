@@ -127,3 +127,18 @@ def test_the_hub_is_offline_exactly_for_our_worker_without_network() -> None:
     assert env(SPEC)["HF_HUB_OFFLINE"] == "1"
     assert "HF_HUB_OFFLINE" not in env(replace(SPEC, network=True))
     assert "HF_HUB_OFFLINE" not in env(replace(SPEC, builtin=False))
+
+
+def test_secrets_are_files_that_the_container_can_only_read() -> None:
+    lent = Path("/dev/shm/saeforge/x/saeforge-1-1")
+    spec = replace(SPEC, secrets=lent, secret_names=("HF_TOKEN",))
+    mount = {"Type": "bind", "Source": str(lent), "Target": "/run/secrets", "ReadOnly": True}
+    assert mount in request(spec)["HostConfig"]["Mounts"]
+    assert env(spec)["SAEFORGE_SECRETS_DIR"] == "/run/secrets"
+    assert env(spec)["HF_TOKEN_PATH"] == "/run/secrets/HF_TOKEN"
+
+
+def test_without_secrets_nothing_is_mounted_for_them() -> None:
+    assert "SAEFORGE_SECRETS_DIR" not in env(SPEC)
+    assert not any(mount["Target"] == "/run/secrets" for mount in request()["HostConfig"]["Mounts"])
+    assert "HF_TOKEN_PATH" not in env(replace(SPEC, secrets=Path("/dev/shm/x"), secret_names=("OTHER",)))

@@ -47,6 +47,14 @@ def test_the_orchestrators_key_and_settings_stay_with_it() -> None:
     assert env["PATH"] == "/bin"
 
 
+def test_a_process_finds_its_secrets_where_they_were_laid_out() -> None:
+    lent = Path("/dev/shm/saeforge/x/saeforge-1-1")
+    env = process_env(replace(SPEC, secrets=lent, secret_names=("HF_TOKEN",)), {"SAEFORGE_JWT_SECRET": "ours"})
+    assert env["SAEFORGE_SECRETS_DIR"] == str(lent)
+    assert env["HF_TOKEN_PATH"] == str(lent / "HF_TOKEN")
+    assert "SAEFORGE_JWT_SECRET" not in env
+
+
 def test_only_the_leased_gpus_are_visible() -> None:
     assert process_env(SPEC, {"CUDA_VISIBLE_DEVICES": "0,1"})["CUDA_VISIBLE_DEVICES"] == ""
     assert process_env(replace(SPEC, gpus=("GPU-a", "GPU-b")), {})["CUDA_VISIBLE_DEVICES"] == "GPU-a,GPU-b"
