@@ -108,6 +108,7 @@ class LogQuota:
         self._due_at = 0.0
         self._hopeless = not quota_bytes
         self._looked = False
+        self._dropping = False
 
     def due(self) -> bool:
         """Whether it is time to look again."""
@@ -124,7 +125,9 @@ class LogQuota:
         Raises:
             OSError: the log or the record cannot be written.
         """
-        descriptor = None if self._hopeless else open_plain(self._run_dir.log, os.O_RDWR)
+        if self._hopeless or (self._looked and self._is_short()):
+            return None
+        descriptor = open_plain(self._run_dir.log, os.O_RDWR)
         if descriptor is None:
             return None
         try:
@@ -134,18 +137,26 @@ class LogQuota:
         finally:
             os.close(descriptor)
 
+    def _is_short(self) -> bool:
+        """Whether one look at the file's length tells that nothing is to be done."""
+        try:
+            return os.lstat(self._run_dir.log).st_size <= self._quota_bytes and not self._dropping
+        except FileNotFoundError:
+            return True
+
     def _enforce(self, descriptor: int, size: int) -> Excess | None:
         known = self._recorded(size)
         if known is not None and not self._looked:
             # A crash may have come between the record and the hole.
             self._punch(descriptor, known.offset, known.size_bytes)
-        self._looked = True
+        self._looked, self._dropping = True, known is not None
         if size - (known.size_bytes if known else 0) <= self._quota_bytes:
             return None
         if not can_punch(self._run_dir.path.parent, self._punch):
             self._hopeless = True
             return Excess(size, None)
         dropped = self._choice(descriptor, size, known)
+        self._dropping = True
         _write_durably(self._run_dir.dropped, dropped.model_dump_json())
         # All of it, not only what is new: the run may have written into the hole.
         self._punch(descriptor, dropped.offset, dropped.size_bytes)

@@ -158,6 +158,7 @@ class Supervisor:
         self._stirred = asyncio.Event()
         self._ending: asyncio.Task[None] | None = None
         self._unthinned = 0
+        self._log_trouble = ""
         self._timed_out = False
         self._overdue_ended = False
         self._phase_before = "running"
@@ -439,7 +440,9 @@ class Supervisor:
         try:
             excess = await asyncio.to_thread(self._quota.enforce)
         except OSError as error:
-            logger.warning("%s: its log cannot be kept within its quota: %s", self.attempt.name, error)
+            if str(error) != self._log_trouble:
+                logger.warning("%s: its log cannot be kept within its quota: %s", self.attempt.name, error)
+            self._log_trouble = str(error)
             return
         if excess is not None:
             told = {"attempt": self.attempt.number, "size_bytes": excess.size_bytes}

@@ -51,6 +51,17 @@ def test_the_same_container_finishes_with_its_log_complete(machine: Machine, eng
     assert hashlib.sha256(followed).hexdigest() == hashlib.sha256(expected).hexdigest()
 
 
+STRANGE = r"""printf '10%%\r20%%\r\n\377\000\342\202'; head -c 3000000 /dev/zero | tr '\0' x; echo; echo oops >&2"""
+"""Carriage returns, a byte that is no text, a zero, half a character, a line of three megabytes, standard error."""
+
+
+def test_any_image_with_a_shell_has_its_log_kept_byte_for_byte(machine: Machine, engine_image: str) -> None:
+    with machine.client() as client:
+        job = client.submit("container", {"image": engine_image, "command": ["/bin/sh", "-c", STRANGE]})
+        followed = b"".join(frame.content for frame in client.follow_log(job.id))
+    assert followed == b"10%\r20%\r\n\xff\x00\xe2\x82" + b"x" * 3_000_000 + b"\noops\n"
+
+
 def test_a_job_that_ends_while_nobody_looks_is_settled_by_the_next_orchestrator(
     machine: Machine, engine_image: str
 ) -> None:
