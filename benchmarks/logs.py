@@ -1,9 +1,9 @@
 """How fast, and how wholly, what a job writes reaches those who look.
 
 *Latency*: lines with the time of their writing, from a real container where an engine answers, else from a process that
-appends to the log as a container's program does. *Burst*: 100 MB/s for ten seconds, and whether the viewer got every
-byte. *Many*: 1,000 viewers over 100 jobs. Viewers and writers are processes of their own on the same machine, so that
-clocks agree and all of them share its cores.
+appends to the log as a container's program does; metrics the same way, from ``events.jsonl``. *Burst*: 100 MB/s for ten
+seconds, and whether the viewer got every byte. *Many*: 1,000 viewers over 100 jobs. Viewers and writers are processes
+of their own on the same machine, so that clocks agree and all of them share its cores.
 """
 
 import argparse
@@ -23,6 +23,7 @@ from benchmarks.viewers import LINE_BYTES, Seen, View, Viewers, write_lines
 from orchestrator.client import Client
 from tests.machine import Machine
 from tests.waiting import until
+from worker_image.contract.events import Metrics
 
 IMAGE = "saeforge-base:bookworm"
 PROGRAM = "sleep 3; i=0; while [ $i -lt {lines} ]; do printf '%08d ' $i; date +%s%N; i=$((i+1)); sleep {every_s}; done"
@@ -45,11 +46,12 @@ def main() -> None:
         server = Server(home / "fake", cpus="10000", log_quota_mb="0")
         try:
             rows.append(_latency(server, given.lines))
+            rows.append(_metrics(server, given.lines))
             burst = _burst(server, given.burst_s, given.burst_mb_per_s)
             many = _many(server, given.jobs, given.viewers_each, given.rounds)
         finally:
             server.kill()
-    show("Log line to frame", ("one viewer, a line every 50 ms, written by", "lines", "p50 ms", "p99 ms"), rows)
+    show("Log line to frame", ("one viewer, one every 50 ms", "how many", "p50 ms", "p99 ms"), rows)
     show(
         "A burst, and one viewer with binary frames",
         (
@@ -89,14 +91,32 @@ def _in_container(home: Path, lines: int) -> list[tuple[object, ...]]:
             client.wait(job.id, timeout_s=60)
     finally:
         machine.leave()
-    return [("a shell in a container", *_figures(seen))]
+    return [("a log line by a shell in a container", *_figures(seen))]
 
 
 def _latency(server: Server, lines: int) -> tuple[object, ...]:
     (job,), (log,) = _running(server, 1)
     viewers = Viewers(View(server.port, server.key, [job], 1, lines * LINE_BYTES, timed=True))
     write_lines([log], lines, 0.05)
-    return ("a process beside", *_figures(viewers.seen()))
+    return ("a log line by a process beside", *_figures(viewers.seen()))
+
+
+def _metrics(server: Server, lines: int) -> tuple[object, ...]:
+    """The row of measurements: from a line of ``events.jsonl`` to the frame of the stored event."""
+    (job,), (log,) = _running(server, 1)
+    latencies_s: list[float] = []
+    with server.client() as client, log.with_name("events.jsonl").open("ab", buffering=0) as file:
+        events = client.follow_events(job, types=["metrics"])
+        for number in range(1, lines + 1):
+            time.sleep(0.05)
+            now = time.time()
+            file.write(
+                (Metrics(seq=number, ts=now, step=number, values={"loss": 1.0}).model_dump_json() + "\n").encode()
+            )
+            assert next(events).seq == number
+            latencies_s.append(time.time() - now)
+        events.close()
+    return ("a metric by a process beside", *_quantiles(latencies_s))
 
 
 def _burst(server: Server, seconds: float, mb_per_s: float) -> tuple[object, ...]:
