@@ -33,6 +33,7 @@ class Stack(Machine):
         super().__init__(home, "process")
         self.dashboard_port = free_port()
         self.environment["SAEFORGE_DASHBOARD_PORT"] = str(self.dashboard_port)
+        self.environment["SAEFORGE_LOG_QUOTA_MB"] = "1"
         self.dashboard: subprocess.Popen[bytes] | None = None
 
     @cached_property
@@ -192,6 +193,16 @@ def test_killing_the_orchestrator_shows_and_heals_without_a_reload(stack: Stack,
     seen = visit.terminal_text()
     steps = [int(line.split("step")[1].split("/")[0]) for line in seen.splitlines() if " step " in line]
     assert steps == sorted(set(steps)), "no line is lost, repeated or out of order"
+
+
+def test_the_terminal_says_where_the_quota_dropped_something(stack: Stack, visit: Visit, job: str) -> None:
+    with (stack.home / "runs" / job / "1" / "log").open("ab") as log:
+        # Long ones, so that what is kept of them fits into what the terminal holds.
+        log.write((b"one of many lines " * 60 + b"\n") * 3000)
+    until(lambda: stack.api.events(job, types=["log_over_quota"]).items, "the log is cut")
+    visit.open(f"job?job={job}")
+    visit.wait_for_log("dropped here: the log exceeded its quota")
+    visit.wait_for_log("one of many lines")
 
 
 def test_the_terminal_outlives_reruns_and_searches(visit: Visit, watched: str) -> None:
