@@ -202,6 +202,47 @@ class RetryPolicy(BaseModel):
         return min(self.backoff_s * self.multiplier ** min(retry - 1, 64), self.max_backoff_s)
 
 
+@dataclass(frozen=True, slots=True, eq=False)
+class Shape:
+    """What a job asks for. The store makes one for all jobs that ask alike, so that they are looked at together."""
+
+    type: str
+    resources: Resources
+
+
+@dataclass(frozen=True, slots=True)
+class Queued:
+    """A queued job, as much of it as decides when its turn comes."""
+
+    id: UUID
+    owner: str
+    priority: int
+    created_at: float
+    """Seconds since the epoch."""
+    shape: Shape
+    not_before: float | None = None
+    """Seconds since the epoch before which it may not start: it waits between attempts."""
+
+
+@dataclass(frozen=True, slots=True)
+class Owner:
+    """Whose jobs they are: the owner's part of the machine, limits, and past use."""
+
+    name: str
+    share: float = 1.0
+    """Weight against other owners of the same priority."""
+    max_running: int | None = None
+    """Most jobs that hold anything at a time; not limited when empty."""
+    max_gpus: int | None = None
+    """Most GPUs held at a time, a shared one counted by the part of its memory; not limited when empty."""
+    max_queued: int | None = None
+    """Most jobs in the queue; a further one is refused. Not limited when empty."""
+    usage: float = 0.0
+    """What ended attempts used, in weighted GPU seconds, decayed to ``usage_at``."""
+    usage_at: float = 0.0
+    """Seconds since the epoch."""
+
+
 WaitReason = Literal[
     "next_in_line",
     "gpu_busy",

@@ -65,6 +65,13 @@ class IdempotencyConflict(StateConflict):
     code = "idempotency_conflict"
 
 
+class QuotaExceeded(OrchestratorError):
+    """The owner's limit is reached."""
+
+    status = 409
+    code = "quota_exceeded"
+
+
 class TooLarge(OrchestratorError):
     """The request body is too large."""
 

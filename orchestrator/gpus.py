@@ -1,6 +1,5 @@
-"""GPUs: what is known of one at a moment, and which ones to give."""
+"""GPUs: what is known of one at a moment."""
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 
 
@@ -58,11 +57,3 @@ class GpuReport:
     """The driver's version."""
     unread: tuple[str, ...] = ()
     """What cannot be said of GPUs that are listed and never answered."""
-
-
-def assign(free: Sequence[Gpu], need: int) -> tuple[str, ...] | None:
-    """UUIDs of ``need`` of the free GPUs, the emptiest first, or none when there are too few."""
-    if need > len(free):
-        return None
-    emptiest = sorted(free, key=lambda gpu: (gpu.memory_used_mb, gpu.index))
-    return tuple(gpu.uuid for gpu in sorted(emptiest[:need], key=lambda gpu: gpu.index))

@@ -4,14 +4,15 @@ import asyncio
 import logging
 import time
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
 from uuid import UUID, uuid4
 
 from orchestrator import faults
+from orchestrator.board import Board
 from orchestrator.broker import Broker
 from orchestrator.disk import Disk
-from orchestrator.domain import Attempt, Job, JobStatus, Wait
+from orchestrator.domain import Attempt, Job, JobStatus, Queued, Wait
 from orchestrator.errors import DiskFull, EngineUnavailable, ImageMissing, NotFound, StateConflict
 from orchestrator.executors.base import Executor
 from orchestrator.gpus import GpuReport
@@ -19,7 +20,7 @@ from orchestrator.growth import Growth
 from orchestrator.instruments import Instruments
 from orchestrator.lookout import Lookout
 from orchestrator.occupancy import Occupancy
-from orchestrator.planner import Held, Machine, plan
+from orchestrator.planner import Start, Waits, plan
 from orchestrator.settings import Settings
 from orchestrator.store import Store
 from orchestrator.supervisor import Supervisor, image_of
@@ -60,7 +61,7 @@ class Scheduler:
     ) -> None:
         """``executor`` takes new attempts; ``others`` look after attempts begun under an earlier setting."""
         self.executor = executor
-        self.waits: Mapping[UUID, Wait] = {}
+        self.waits = Waits()
         """Why each queued job waits, as of the last tick."""
         self.engine: str | None = None
         """What the engine calls itself; None when it does not answer."""
@@ -75,10 +76,13 @@ class Scheduler:
         self._executors = {**others, executor.name: executor}
         self.occupancy = Occupancy(self._executors)
         """Whose processes are on the GPUs."""
-        self._store, self._broker, self._settings, self._probe = store, broker, settings, probe
+        self._store, self._broker, self._settings = store, broker, settings
+        self._board = Board(store=store, settings=settings, probe=probe, occupancy=self.occupancy)
         self._instruments = instruments or Instruments()
         self._growth = growth
         self._lookouts = {name: Lookout(each, settings.poll_s) for name, each in self._executors.items()}
+        self._next_up: Mapping[int, Queued] = {}
+        """For whom what they need is kept."""
         self._wake = asyncio.Event()
         self._supervisors: dict[tuple[UUID, int], Supervisor] = {}
         self._tasks: set[asyncio.Task[None]] = set()
@@ -87,6 +91,8 @@ class Scheduler:
         self._ticked_at = float("-inf")
         self._orphans: dict[str, float] = {}
         """Handle of a container that belongs to no known job -> when it was first seen."""
+        self._ahead: set[UUID] = set()
+        """Jobs whose images were looked at for that."""
         self._pulled: set[str] = set()
         """Images made available ahead, or tried to."""
         self._engine_seen = -ENGINE_TRUST_S
@@ -142,26 +148,52 @@ class Scheduler:
         if time.monotonic() >= self._next_sweep and self.engine is not None:
             self._next_sweep = time.monotonic() + SWEEP_S
             await self._sweep()
-        queue = await self._store.queue()
-        if not queue:
-            self.waits = {}
+        changed = await self._board.refresh()
+        if not self._board.queue:
+            self.waits = Waits()
             return
-        machine, held = await self._machine(), await self._held()
-        # A long queue takes a while to think about: the event loop goes on meanwhile.
-        decided = await asyncio.to_thread(plan, queue, held, machine, engine_error=self.engine_error)
+        lines, held, terms = await self._board.look(engine_error=self.engine_error, disk_error=self.disk_error)
+        # Off the event loop: with a hundred thousand jobs it takes long enough for a viewer to notice.
+        decided = await asyncio.to_thread(plan, lines, held, terms, next_up=self._next_up)
         for start in decided.starts:
-            # A job cancelled since the queue was read has simply left it.
-            with suppress(StateConflict):
-                attempt = await self._store.begin_attempt(
-                    start.job, executor=self.executor.name, gpus=start.gpus, cpus=start.cpus
-                )
-                await self._supervise(attempt)
-        changed = {start.job.id for start in decided.starts} | (decided.waits.keys() ^ self.waits.keys())
+            await self._begin(start)
+        for preemption in decided.preempt:
+            await self.preempt(preemption.victim, preemption.beneficiary)
+        self.waits, self._next_up = decided.waits, decided.next_up
+        changed |= {start.job.id for start in decided.starts}
         if changed:
             self._broker.ring(*changed)
-        self.waits = decided.waits
         if self.disk_error is None:
-            self._pull_ahead([job for job in queue if job.id in decided.waits][:PULL_AHEAD])
+            await self._pull_ahead(decided.waits.first(PULL_AHEAD))
+
+    async def _begin(self, start: Start) -> None:
+        # A job cancelled since the queue was read has simply left it.
+        with suppress(StateConflict, NotFound):
+            attempt = await self._store.begin_attempt(
+                await self._store.job(start.job.id),
+                executor=self.executor.name,
+                gpus=start.gpus,
+                cpus=start.cpus,
+                gpu_memory_mb=start.gpu_memory_mb,
+                weight=start.weight,
+            )
+            await self._supervise(attempt)
+
+    async def waits_of(self, jobs: Iterable[Job]) -> dict[UUID, Wait]:
+        """Why each of these jobs that is queued waits, as of the last plan."""
+        waits = self.waits
+        queued = [job for job in jobs if job.status is JobStatus.QUEUED]
+        found = dict.fromkeys((job.id for job in queued), _unplanned(waits))
+        # What just came is in no plan; the places of all the others need not be told for that.
+        planned = [job.id for job in queued if job.created_at.timestamp() <= waits.made_at]
+        if planned:
+            found |= await asyncio.to_thread(lambda: {job_id: waits[job_id] for job_id in planned if job_id in waits})
+        return found
+
+    async def waiting_by_reason(self) -> Mapping[str, int]:
+        """Reason -> queued jobs that wait for it, as of the last plan."""
+        waits = self.waits
+        return await asyncio.to_thread(lambda: waits.by_reason)
 
     def _note_disk(self, error: str | None) -> None:
         """Remember what the disk allows, and say so when that changes."""
@@ -191,9 +223,16 @@ class Scheduler:
             faults.reach("preempted")
             self.nudge(victim)
 
-    def _pull_ahead(self, waiting: Sequence[Job]) -> None:
+    async def _pull_ahead(self, waiting: Sequence[Queued]) -> None:
         """Make the images of the next jobs available while they wait. What fails here is told when its job starts."""
-        images = {image_of(job, self._settings) for job in waiting} - self._pulled
+        new = [job.id for job in waiting if job.id not in self._ahead]
+        self._ahead = {job.id for job in waiting}
+        images = set[str]()
+        for job_id in new:
+            # A job may have been purged since the queue was read.
+            with suppress(NotFound):
+                images.add(image_of(await self._store.job(job_id), self._settings))
+        images -= self._pulled
         if images and self.engine is not None:
             self._pulled |= images
             task = asyncio.create_task(self._pull(images), name="pull-ahead")
@@ -206,28 +245,6 @@ class Scheduler:
                 await self.executor.prepare(image)
             except (EngineUnavailable, ImageMissing) as error:
                 logger.warning("%s cannot be made available ahead: %s", image, error)
-
-    async def _machine(self) -> Machine:
-        report = await asyncio.to_thread(self._probe)
-        occupants = await self.occupancy.look(report.gpus, await self._store.live_attempts())
-        blocked = {uuid: count for uuid, found in occupants.items() if (count := sum(each.foreign for each in found))}
-        blocked |= {gpu.uuid: 1 for gpu in report.gpus if gpu.lost}
-        # No driver at all means no GPUs; one that stopped answering means that they cannot be seen just now.
-        gpu_error = report.error if report.gpus else None
-        return Machine(
-            cpus=self._settings.cpus,
-            gpus=report.gpus,
-            gpu_error=gpu_error,
-            blocked=blocked,
-            disk_error=self.disk_error,
-        )
-
-    async def _held(self) -> list[Held]:
-        held: list[Held] = []
-        for attempt in await self._store.live_attempts():
-            eta_s = _eta_s(await self._store.job(attempt.job_id))
-            held.append(Held(attempt.job_id, attempt.cpus, attempt.gpus, eta_s))
-        return held
 
     async def _supervise(self, attempt: Attempt) -> None:
         executor = self._executors.get(attempt.executor)
@@ -340,6 +357,5 @@ class Scheduler:
             await self.executor.remove(handle)
 
 
-def _eta_s(job: Job) -> float | None:
-    eta_s = (job.progress or {}).get("eta_s")
-    return float(eta_s) if isinstance(eta_s, int | float) else None
+def _unplanned(waits: Waits) -> Wait:
+    return Wait("next_in_line", "came since the last plan; the next one is about to be made", len(waits) + 1)

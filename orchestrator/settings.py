@@ -8,6 +8,7 @@ from pydantic import AliasChoices, Field, SecretStr, ValidationError, field_vali
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from orchestrator.errors import SettingsError
+from orchestrator.usage import HALF_LIFE_S
 
 LOOPBACK = frozenset({"127.0.0.1", "::1", "localhost"})
 
@@ -115,6 +116,14 @@ class Settings(ClientSettings):
     """uid:gid of job containers; the orchestrator's own when empty, or 10001:10001 when that is root."""
     cpus: float = Field(default_factory=lambda: float(len(os.sched_getaffinity(0))), gt=0)
     """CPU cores that all running jobs may use together; all cores of the machine when empty."""
+    memory_mb: int | None = Field(default=None, ge=64)
+    """MiB of memory that the limits of all running jobs may add up to; the machine's less a tenth when empty."""
+    gpu_margin_mb: int = Field(default=512, ge=0)
+    """MiB of every shared GPU that are left alone."""
+    half_life_s: float = Field(default=HALF_LIFE_S, gt=0)
+    """Seconds after which what an owner used counts half when owners take turns."""
+    preempt_after_s: float = Field(default=600.0, ge=0)
+    """Seconds a job may run before it can be asked to make room for one of higher priority."""
     grace_s: float = Field(default=60.0, ge=0)
     """Seconds a job gets to write its checkpoint before it is killed."""
     orphan_grace_s: float = Field(default=600.0, ge=0)

@@ -199,7 +199,7 @@ class Supervisor:
                 await self._insist(self._executor.remove, handle)
             faults.reach("removed")
             await self._take_secrets_back()
-            await self._store.free(self.attempt)
+            await self._store.free(self.attempt, half_life_s=self._settings.half_life_s)
             faults.reach("freed")
         finally:
             if self._ending is not None:
@@ -528,7 +528,7 @@ class Supervisor:
             await self._insist(self._executor.remove, handle)
         await self._settle(_cancelled, None)
         await self._take_secrets_back()
-        await self._store.free(self.attempt)
+        await self._store.free(self.attempt, half_life_s=self._settings.half_life_s)
 
     # --- waiting
 

@@ -18,7 +18,7 @@ from orchestrator.api.auth import needs
 from orchestrator.api.state import Orchestrator, State, Who
 from orchestrator.confined import open_beneath
 from orchestrator.control import CheckpointRef, available_actions
-from orchestrator.domain import Artifact, Job, JobStatus
+from orchestrator.domain import Artifact, Job, JobStatus, Wait
 from orchestrator.errors import NotFound
 from orchestrator.intake import admit, cloned, job_type_name
 from orchestrator.store import MAX_STEP, JobFilter
@@ -170,9 +170,10 @@ async def jobs(
     )
     after = Cursor.parse(cursor) if cursor is not None else None
     found, total = await orchestrator.store.jobs(wanted, limit=limit, offset=offset, sort=sort, after=after)
+    waits = await orchestrator.scheduler.waits_of(found)
     more = len(found) == limit and sort in WITH_CURSOR
     return JobPage(
-        items=[JobView(**_fields(orchestrator, job)) for job in found],
+        items=[JobView(**_fields(orchestrator, job, waits.get(job.id))) for job in found],
         total=total,
         next_cursor=str(Cursor.after(found[-1])) if more else None,
     )
@@ -360,20 +361,20 @@ def artifact_view(item: Artifact) -> ArtifactView:
     )
 
 
-def _fields(orchestrator: State, job: Job) -> dict[str, object]:
+def _fields(orchestrator: State, job: Job, wait: Wait | None) -> dict[str, object]:
     run_dir = RunDir.of(orchestrator.settings.home, job.id, job.attempts) if job.attempts else None
     fields = job_view_fields(job, str(run_dir.log) if run_dir else None, str(run_dir.artifacts) if run_dir else None)
-    if job.status is JobStatus.QUEUED:
-        fields["wait"] = orchestrator.scheduler.waits.get(job.id)
+    fields["wait"] = wait
     return fields
 
 
 async def _detail(orchestrator: State, job: Job) -> JobDetail:
+    waits = await orchestrator.scheduler.waits_of([job])
     # Commands are for an attempt, so a job that never had one has neither.
     attempts = await orchestrator.store.attempts(job.id) if job.attempts else []
     commands = await orchestrator.store.commands(job.id) if job.attempts else []
     return JobDetail(
-        **_fields(orchestrator, job),
+        **_fields(orchestrator, job, waits.get(job.id)),
         attempt_list=[AttemptView.of(item) for item in attempts],
         commands=[CommandView.model_validate(item) for item in commands],
         available_actions=available_actions(job),

@@ -2,7 +2,7 @@
 
 import asyncio
 import time
-from collections import Counter
+from collections.abc import Mapping
 from datetime import UTC, datetime
 from typing import Annotated
 
@@ -16,7 +16,6 @@ from orchestrator.gpus import Gpu
 from orchestrator.history import STEP_S
 from orchestrator.inventory import Entry
 from orchestrator.monitor import Sight
-from orchestrator.scheduler import Scheduler
 from orchestrator.views import (
     EngineView,
     GpuProcessView,
@@ -106,6 +105,7 @@ async def status(orchestrator: Orchestrator) -> SystemStatus:
     sight = await orchestrator.monitor.look()
     leases = await orchestrator.store.leases()
     host, scheduler = sight.host, orchestrator.scheduler
+    waiting = await scheduler.waiting_by_reason()
     return SystemStatus(
         version=__version__,
         executor=scheduler.executor.name,
@@ -158,7 +158,7 @@ async def status(orchestrator: Orchestrator) -> SystemStatus:
         inodes_free=host.inodes_free,
         home=str(orchestrator.settings.home),
         jobs=dict(sight.census.by_status),
-        queue=queue_view(sight, scheduler),
+        queue=queue_view(sight, waiting),
         orchestrator=OrchestratorView(
             uptime_s=_uptime_s(orchestrator),
             memory_mb=host.own_rss / _MIB,
@@ -169,12 +169,12 @@ async def status(orchestrator: Orchestrator) -> SystemStatus:
     )
 
 
-def queue_view(sight: Sight, scheduler: Scheduler) -> QueueView:
-    """The queue in figures."""
+def queue_view(sight: Sight, waiting: Mapping[str, int]) -> QueueView:
+    """The queue in figures; ``waiting`` counts jobs by what they wait for."""
     census = sight.census
     oldest = census.oldest_queued_at
     return QueueView(
-        by_reason=dict(Counter(wait.reason for wait in scheduler.waits.values())),
+        by_reason=dict(waiting),
         oldest_age_s=None if oldest is None else max(0.0, sight.at - oldest),
         running_attempts=census.running_attempts,
         begun_last_hour=census.begun_last_hour,

@@ -9,19 +9,26 @@ from orchestrator.access import actor
 from orchestrator.domain import Job
 from orchestrator.store import rows
 from orchestrator.store.database import Session
+from orchestrator.store.owners import check_room_in_queue
 
 
 class NewJob:
     """The rows of a job to be, made on behalf of whoever asks for it; another thread may write them."""
 
     def __init__(self, job: Job) -> None:
+        self._owner = job.owner
         self._job = rows.job_values(job)
         self._tags = tag_values(job)
         said = {"type": job.type, "name": job.name, "status": job.status}
         self._created = own_event(job.id, "job_created", said)
 
     def write(self, session: Session) -> None:
-        """The job with its tags and its first event."""
+        """The job with its tags and its first event.
+
+        Raises:
+            QuotaExceeded: its owner may queue no further one.
+        """
+        check_room_in_queue(session, self._owner)
         session.run("insert_job", **self._job)
         if self._tags:
             session.run_each("insert_tag", self._tags)

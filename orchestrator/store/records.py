@@ -1,11 +1,12 @@
 """What the store takes and gives beside the domain's own nouns."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 from uuid import UUID
 
-from orchestrator.domain import EndReason, JobFailure, JobStatus
+from orchestrator.domain import EndReason, JobFailure, JobStatus, Queued
 from orchestrator.event_names import name_of
 
 
@@ -114,3 +115,44 @@ class Ended:
     """Retries in a row that the job has had with the coming one; as before when empty."""
     not_before: datetime | None = None
     """When the next attempt may start at the earliest."""
+
+
+@dataclass(frozen=True, slots=True)
+class QueueChanges:
+    """What happened to the queue."""
+
+    jobs: Sequence[Queued]
+    """Those that came, or that are not as they were."""
+    gone: Sequence[UUID]
+    length: int
+    """How many are in the queue. One that was cancelled and purged since the last look has left no event behind."""
+    last: int
+    """Id of the newest event this takes in; the next look goes on from there."""
+
+
+@dataclass(frozen=True, slots=True)
+class Holding:
+    """What a live attempt holds, and for whom."""
+
+    job_id: UUID
+    owner: str
+    priority: int
+    type: str
+    status: str
+    intent: str
+    cpus: float
+    memory_mb: int
+    gpus: tuple[str, ...]
+    gpu_memory_mb: int | None
+    """Memory of its GPU in MiB when it shares it; its GPUs are its own when empty."""
+    weight: float
+    """What one second of it counts as use, in GPU seconds."""
+    since: float
+    """Seconds since the epoch when it began to hold this."""
+    saved_at: float | None
+    """Seconds since the epoch of its newest checkpoint."""
+    ended: bool
+    """Whether it has ended and only its container is still to be removed."""
+    timeout_s: float | None
+    eta_s: float | None
+    """Seconds until it is done, in its worker's newest words."""

@@ -37,14 +37,16 @@ from orchestrator.store.database import Database, Session
 from orchestrator.store.ingest import Reported
 from orchestrator.store.jobs import NewJob, own_event, tag_values
 from orchestrator.store.keys import Keys
+from orchestrator.store.owners import Owners, charge
 from orchestrator.store.paging import NEWEST_FIRST, Cursor, Sort, beyond, order
 from orchestrator.store.pipelines import Pipelines, Schedules
 from orchestrator.store.records import Ended, JobFilter, StoredCommand, StoredEvent
 from orchestrator.store.recovery import Recovery
 from orchestrator.store.series import SEAL_ROWS, Measurements
 from orchestrator.store.sweeps import Sweeps
-from orchestrator.store.waiting import WaitingJobs
+from orchestrator.store.turns import Turns
 from orchestrator.store.webhooks import Webhooks
+from orchestrator.usage import HALF_LIFE_S
 from worker_image.contract.commands import Command
 from worker_image.contract.events import (
     Event,
@@ -62,10 +64,12 @@ class Store:
         self.archive = Archive(database)
         self.recovery = Recovery(database)
         self.webhooks = Webhooks(database)
-        self._waiting = WaitingJobs()
         self.sweeps = Sweeps(database)
         self.pipelines = Pipelines(database)
         self.schedules = Schedules(database)
+        self.turns = Turns(database)
+        """What the planner is told."""
+        self.owners = Owners(database)
 
     @classmethod
     async def open(cls, path: Path) -> "Store":
@@ -85,6 +89,7 @@ class Store:
         """Keep a new job. With a key seen before, the job it made then is returned instead.
 
         Raises:
+            QuotaExceeded: its owner may queue no further one.
             IdempotencyConflict: the key came with a different request before.
         """
         request: dict[str, object] = {"key": idempotency_key, "digest": request_digest, "job_id": str(job.id)}
@@ -139,10 +144,6 @@ class Store:
             return [rows.job(row) for row in found], count["n"]
 
         return await self._db.read(read)
-
-    async def queue(self) -> list[Job]:
-        """Queued jobs: higher priority first, then older first."""
-        return await self._db.read(self._waiting.look)
 
     async def count_by_status(self) -> dict[JobStatus, int]:
         counts = dict.fromkeys(JobStatus, 0)
@@ -274,11 +275,19 @@ class Store:
     # --- attempts
 
     async def begin_attempt(
-        self, job: Job, *, executor: str, gpus: Sequence[str], cpus: float, gpu_memory_mb: int | None = None
+        self,
+        job: Job,
+        *,
+        executor: str,
+        gpus: Sequence[str],
+        cpus: float,
+        gpu_memory_mb: int | None = None,
+        weight: float | None = None,
     ) -> Attempt:
         """Take the job from the queue: status, attempt and leases in one transaction.
 
-        ``gpu_memory_mb`` of its one GPU are leased when given, else all of every GPU.
+        ``gpu_memory_mb`` of its one GPU are leased when given, else all of every GPU. ``weight`` is what a second of it
+        counts as its owner's use.
 
         Raises:
             StaleTransition: it is no longer queued.
@@ -300,6 +309,7 @@ class Store:
                 gpu_memory_mb=gpu_memory_mb,
                 cpus=cpus,
                 memory_mb=job.resources.memory_mb or 0,
+                weight=weight,
                 resume_from=job.resume_from,
                 now=time.time(),
             )
@@ -391,12 +401,20 @@ class Store:
             faults.reach("finish_written")
             return await self._job(job.id)
 
-    async def free(self, attempt: Attempt) -> None:
-        """Give the attempt's GPUs back. Call only once its container is gone."""
-        async with self._db.transaction():
-            await self._db.run("release", job_id=str(attempt.job_id), number=attempt.number, now=time.time())
-            await self._db.run("free_leases", job_id=str(attempt.job_id), attempt=attempt.number)
+    async def free(self, attempt: Attempt, *, half_life_s: float = HALF_LIFE_S) -> None:
+        """Give the attempt's GPUs back, and count what it used as its owner's. Call only once its container is gone.
+
+        Repeating it changes nothing.
+        """
+        job_id, number = str(attempt.job_id), attempt.number
+
+        def release(session: Session) -> None:
+            if session.run("release", job_id=job_id, number=number, now=time.time()):
+                charge(session, job_id, number, half_life_s)
+            session.run("free_leases", job_id=job_id, attempt=number)
             faults.reach("free_written")
+
+        await self._db.write(release)
 
     # --- events and what they say
 

@@ -36,8 +36,12 @@ def test_a_queued_job_starts_after_a_restart(engine: FakeEngine, host: Host) -> 
     engine.down = True
     host.restart()
     job_id = host.now.submit()
-    until(lambda: host.now.client.job(job_id).wait is not None, "it waits")
-    assert host.now.client.job(job_id).wait.reason == "engine_unavailable"  # type: ignore[union-attr]
+
+    def reason() -> str:
+        wait = host.now.client.job(job_id).wait
+        return wait.reason if wait else ""
+
+    until(lambda: reason() == "engine_unavailable", "it waits for the engine")
     engine.down = False
     host.restart().reaches(job_id, "running")
 

@@ -18,7 +18,7 @@ def show(orchestrator: Orchestrator, *gpus: Gpu, **report: Any) -> None:
         return GpuReport(gpus, **report)
 
     orchestrator.state.monitor._probe = probe
-    orchestrator.state.scheduler._probe = probe
+    orchestrator.state.scheduler._board._probe = probe
     # A look that was under way saw the machine as it was before.
     orchestrator.does(look_afresh(orchestrator))
 

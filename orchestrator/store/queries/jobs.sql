@@ -25,18 +25,6 @@ FROM jobs WHERE id IN (SELECT id FROM jobs WHERE {where} ORDER BY {order} LIMIT 
 -- name: count_jobs
 SELECT count(*) AS n FROM jobs WHERE {where}
 
--- name: queue
-SELECT jobs.*, (SELECT json_group_array(tag) FROM (SELECT tag FROM job_tags WHERE job_id = jobs.id ORDER BY place)) AS tags
-FROM jobs WHERE status = 'queued' ORDER BY priority DESC, created_at, id
-
--- name: count_queued
-SELECT count(*) AS n FROM jobs WHERE status = 'queued'
-
--- name: changed_jobs
--- The orchestrator's own events tell every change of a job but those that its worker reports. The plus keeps SQLite from
--- going through the index of all events by attempt.
-SELECT job_id FROM events WHERE id > :after AND +attempt IS NULL
-
 -- name: newest_event
 SELECT coalesce(max(id), 0) AS id FROM events
 
@@ -71,8 +59,8 @@ UPDATE jobs SET phase = :phase WHERE id = :id AND status IN ('starting', 'runnin
 UPDATE jobs SET attempts = attempts + 1 WHERE id = :id RETURNING attempts
 
 -- name: insert_attempt
-INSERT INTO attempts (job_id, number, executor, gpus, gpu_memory_mb, cpus, memory_mb, resume_from, created_at)
-VALUES (:job_id, :number, :executor, :gpus, :gpu_memory_mb, :cpus, :memory_mb, :resume_from, :now)
+INSERT INTO attempts (job_id, number, executor, gpus, gpu_memory_mb, cpus, memory_mb, weight, resume_from, created_at)
+VALUES (:job_id, :number, :executor, :gpus, :gpu_memory_mb, :cpus, :memory_mb, :weight, :resume_from, :now)
 
 -- name: insert_lease
 INSERT INTO leases (gpu, job_id, attempt, memory_mb) VALUES (:gpu, :job_id, :attempt, :memory_mb)
@@ -96,7 +84,7 @@ SELECT * FROM attempts WHERE released_at IS NULL ORDER BY created_at
 SELECT number FROM attempts WHERE job_id = :id AND released_at IS NULL LIMIT 1
 
 -- name: release
-UPDATE attempts SET released_at = :now WHERE job_id = :job_id AND number = :number
+UPDATE attempts SET released_at = :now WHERE job_id = :job_id AND number = :number AND released_at IS NULL
 
 -- name: attach
 UPDATE attempts SET handle = :handle, started_at = coalesce(started_at, :now) WHERE job_id = :job_id AND number = :number

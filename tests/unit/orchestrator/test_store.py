@@ -46,7 +46,7 @@ async def test_a_submitted_job_survives_reopening(tmp_path: Path) -> None:
     job = await store.submit(container_job())
     await store.close()
     again = await Store.open(tmp_path / "saeforge.db")
-    assert [found.id for found in await again.queue()] == [job.id]
+    assert [found.id for found in (await again.turns.queue()).jobs] == [job.id]
     await again.close()
 
 
@@ -63,13 +63,6 @@ async def test_a_key_is_not_good_for_another_request(store: Store) -> None:
         await store.submit(container_job(), idempotency_key="k", request_digest="other")
 
 
-async def test_the_queue_is_ordered_by_priority_and_then_by_age(store: Store) -> None:
-    old, urgent, young = container_job(), container_job(priority=5), container_job()
-    for job in (old, urgent, young):
-        await store.submit(job)
-    assert [job.id for job in await store.queue()] == [urgent.id, old.id, young.id]
-
-
 @pytest.mark.parametrize("steps", range(1, 12))
 async def test_a_change_cancelled_at_any_moment_leaves_the_store_usable(store: Store, steps: int) -> None:
     cancelled = asyncio.create_task(store.submit(container_job()))
@@ -79,7 +72,7 @@ async def test_a_change_cancelled_at_any_moment_leaves_the_store_usable(store: S
     with suppress(asyncio.CancelledError):
         await cancelled
     job = await store.submit(container_job())
-    assert job in await store.queue()
+    assert job.id in {found.id for found in (await store.turns.queue()).jobs}
 
 
 async def test_an_unknown_job_is_not_found(store: Store) -> None:
