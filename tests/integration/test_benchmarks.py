@@ -8,6 +8,7 @@ import pytest
 
 RUNS = {
     "logs": ("--no-engine", "--lines", "5", "--burst-s", "0.1", "--jobs", "3", "--viewers-each", "2", "--rounds", "1"),
+    "metrics": ("--points", "6000", "--questions", "2"),
     "submit": ("--requests", "20", "--connections", "2", "--per-second", "200"),
 }
 
