@@ -11,8 +11,8 @@ from typing import Final
 
 from orchestrator import packed
 
-_NO_FILE = frozenset({errno.ENOENT, errno.ENOTDIR, errno.EISDIR, errno.ELOOP, errno.ENXIO})
-"""Absent; a directory; a link, as ``O_NOFOLLOW`` tells of it; a socket."""
+_NO_FILE = frozenset({errno.ENOENT, errno.ENOTDIR, errno.EISDIR, errno.ELOOP, errno.ENXIO, errno.EACCES})
+"""Absent; a directory; a link, as ``O_NOFOLLOW`` tells of it; a socket; closed to us by the job that owns it."""
 _BLOCK_BYTES = 65_536
 
 WHOLE: Final = sys.maxsize
