@@ -29,7 +29,11 @@ _RANGE = re.compile(r"bytes=(\d{0,18})-(\d{0,18})")
 Encoding = Literal["utf-8", "base64"]
 
 
-@router.get("/jobs/{id}/logs", response_model=LogChunk)
+@router.get(
+    "/jobs/{id}/logs",
+    response_model=LogChunk,
+    responses={200: {"description": "JSON, or with ``download`` the bytes.", "content": {"text/plain": {}}}},
+)
 @needs(Role.READ)
 async def log(
     orchestrator: Orchestrator,
