@@ -1,8 +1,8 @@
 """How long a restarted orchestrator takes to look after everything that runs again.
 
 A thousand attempts on an engine in memory: from the start of the program until each was looked at, and then, when all
-of them end at once, until each is settled. And some real containers: the orchestrator is killed, half of them are killed
-behind its back, and it is started again: until it has told which. Nothing may be lost, ended twice or left behind.
+of them end at once, until each is settled. And some real containers: the orchestrator is killed, half of them are
+killed behind its back, and it is started again: until it has told which. Nothing may be lost, ended twice or left over.
 """
 
 import argparse
@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 import docker
-import docker.errors
+import uvloop
 
 from benchmarks.table import show
 from orchestrator.app import create_app
@@ -43,7 +43,9 @@ def main() -> None:
     parser.add_argument("--taking-over", type=Path, metavar="HOME", help=argparse.SUPPRESS)
     given = parser.parse_args()
     if given.taking_over:
-        asyncio.run(take_over(given.taking_over, given.attempts))
+        # On the loop that the orchestrator runs on.
+        with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+            runner.run(take_over(given.taking_over, given.attempts))
         return
     rows: list[tuple[object, ...]] = []
     with tempfile.TemporaryDirectory(prefix="saeforge-") as folder:

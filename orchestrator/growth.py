@@ -146,6 +146,8 @@ class Growth:
             with suppress(TimeoutError):
                 async with asyncio.timeout(wait_s if self._files else None):
                     await self._more.wait()
+                    # After a restart a thousand come at once: they are looked at together.
+                    await asyncio.sleep(PAUSE_S)
 
     def _look(self, files: Sequence[_File]) -> list[tuple[int | None, int]]:
         """(the kernel's watch, size) of each, in a thread: a path may lie on a share that does not answer."""

@@ -40,11 +40,12 @@ class Sampler:
     async def run(self) -> None:
         """Look for ever. A round that fails leaves a gap, and the next one may not."""
         while True:
+            # First, for at the start there is more urgent work with all that runs.
+            await asyncio.sleep(self._sample_s)
             try:
                 await self.sample()
             except Exception:  # the task boundary: whoever watches must not be what breaks
                 logger.exception("what running jobs use could not be looked at")
-            await asyncio.sleep(self._sample_s)
 
     async def sample(self) -> None:
         """One round over all running attempts."""

@@ -117,8 +117,8 @@ class Scheduler:
     async def run(self) -> None:
         """Re-attach to what runs, then reconcile for ever. Cancelling it leaves the attempts running."""
         try:
-            for attempt in await self._store.live_attempts():
-                await self._supervise(attempt)
+            for job, attempt in await self._store.live():
+                self._look_after(job, attempt)
             while True:
                 began = time.monotonic()
                 with self._instruments.tick_seconds.time():
@@ -247,19 +247,22 @@ class Scheduler:
                 logger.warning("%s cannot be made available ahead: %s", image, error)
 
     async def _supervise(self, attempt: Attempt) -> None:
+        self._look_after(await self._store.job(attempt.job_id), attempt)
+
+    def _look_after(self, job: Job, attempt: Attempt) -> None:
         executor = self._executors.get(attempt.executor)
         if executor is None:
             logger.error("%s runs on %r, which is not set up; leaving it alone", attempt.name, attempt.executor)
             return
-        supervisor = await self._supervisor(attempt, executor)
+        supervisor = self._supervisor(job, attempt, executor)
         self._supervisors[attempt.job_id, attempt.number] = supervisor
         task = asyncio.create_task(supervisor.run(), name=attempt.name)
         self._tasks.add(task)
         task.add_done_callback(lambda done: self._supervised(attempt, done))
 
-    async def _supervisor(self, attempt: Attempt, executor: Executor) -> Supervisor:
+    def _supervisor(self, job: Job, attempt: Attempt, executor: Executor) -> Supervisor:
         return Supervisor(
-            await self._store.job(attempt.job_id),
+            job,
             attempt,
             store=self._store,
             executor=executor,
@@ -291,11 +294,12 @@ class Scheduler:
         self._failures[key] += 1
         await asyncio.sleep(min(BUSY_TICK_S * 2 ** self._failures[key], RETRY_MOST_S))
         attempt = await self._store.attempt(*key)
-        cancelled = (await self._store.job(attempt.job_id)).intent == "cancel"
-        if attempt.ended_at is None and cancelled and (executor := self._executors.get(attempt.executor)):
-            await (await self._supervisor(attempt, executor)).give_up()
+        job = await self._store.job(attempt.job_id)
+        executor = self._executors.get(attempt.executor)
+        if attempt.ended_at is None and job.intent == "cancel" and executor is not None:
+            await self._supervisor(job, attempt, executor).give_up()
         else:
-            await self._supervise(attempt)
+            self._look_after(job, attempt)
 
     async def _look_at_engine(self) -> None:
         """Whether it answers. One that did when it was last asked is planned for while it is asked again."""

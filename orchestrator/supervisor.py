@@ -267,6 +267,8 @@ class Supervisor:
                 )
 
     async def _now_running(self) -> None:
+        if self._job.status is not JobStatus.STARTING:
+            return
         job = await self._store.job(self._job_id)
         if job.status is JobStatus.STARTING:
             # A pause or stop that came in between is the newer wish and stands.

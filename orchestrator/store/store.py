@@ -337,6 +337,15 @@ class Store:
         """Attempts whose container may still be there: what a restarted orchestrator re-attaches to."""
         return [rows.attempt(row) for row in await self._db.all("live_attempts")]
 
+    async def live(self) -> list[tuple[Job, Attempt]]:
+        """The live attempts with their jobs, in one go."""
+
+        def read(session: Session) -> list[tuple[Job, Attempt]]:
+            jobs = {row["id"]: rows.job(row) for row in session.all("live_jobs")}
+            return [(jobs[row["job_id"]], rows.attempt(row)) for row in session.all("live_attempts")]
+
+        return await self._db.read(read)
+
     async def leases(self) -> dict[str, list[UUID]]:
         """GPU UUID -> the jobs that hold it: one, or several that share it."""
         held: dict[str, list[UUID]] = {}

@@ -80,6 +80,10 @@ SELECT * FROM attempts WHERE job_id = :job_id ORDER BY number
 -- name: live_attempts
 SELECT * FROM attempts WHERE released_at IS NULL ORDER BY created_at
 
+-- name: live_jobs
+SELECT jobs.*, (SELECT json_group_array(tag) FROM (SELECT tag FROM job_tags WHERE job_id = jobs.id ORDER BY place)) AS tags
+FROM jobs WHERE id IN (SELECT job_id FROM attempts WHERE released_at IS NULL)
+
 -- name: unreleased
 SELECT number FROM attempts WHERE job_id = :id AND released_at IS NULL LIMIT 1
 
