@@ -98,7 +98,8 @@ class Board:
         owners = await self._store.owners.all()
         held = [_held(holding, self._peak_mb[holding.job_id], expected, now) for holding in holdings]
         lines = self.queue.lines()
-        terms = Terms(machine, owners, self._policy, expected, now, self._known_needs(machine, lines))
+        sweeps = await self._store.sweeps.limits()
+        terms = Terms(machine, owners, self._policy, expected, now, sweeps, self._known_needs(machine, lines))
         return lines, held, terms
 
     def _known_needs(self, machine: Machine, lines: Lines) -> dict[Shape, Need]:
@@ -164,6 +165,7 @@ def _held(holding: Holding, peak_mb: int, expected: Expected, now: float) -> Hel
         resumable=JOB_TYPES[holding.type].resumable and holding.status == JobStatus.RUNNING,
         lost_s=now - max(holding.since, holding.saved_at or 0.0),
         leaving=holding.ended or holding.status in LEAVING,
+        sweep=holding.sweep,
         making_room=holding.status == JobStatus.PAUSING and holding.intent == "requeue",
     )
 

@@ -222,6 +222,8 @@ class Queued:
     shape: Shape
     not_before: float | None = None
     """Seconds since the epoch before which it may not start: it waits between attempts."""
+    sweep: UUID | None = None
+    """The sweep it belongs to."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -75,6 +75,8 @@ class Held:
     """Whether it was asked to end, so that what it holds is free soon."""
     making_room: bool = False
     """Whether it was asked to by the planner, for a job of higher priority."""
+    sweep: UUID | None = None
+    """The sweep its job belongs to."""
 
 
 @dataclass(frozen=True, slots=True)

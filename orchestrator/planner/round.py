@@ -1,6 +1,7 @@
 """One look at the queue: every job is offered what is free, in turn."""
 
 from bisect import bisect_left
+from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from itertools import accumulate
@@ -72,6 +73,8 @@ class Round:
         self.kept = NOTHING
         self._depth, self._real = depth, real
         self._ledgers: dict[str, Ledger] = {}
+        self._running_of = Counter[UUID]()
+        """Sweep -> jobs of it that hold anything."""
         for holder in self.held:
             self._enter(holder)
         self._barred: set[Shape] = set()
@@ -102,11 +105,20 @@ class Round:
                     continue
             if job.owner in self._spent or job.shape in self._barred or (job.not_before or 0.0) > self.now:
                 continue
+            if job.sweep is not None and self.concurrency(job) is not None:
+                continue
             if self._denied and (job.owner, job.shape) in self._denied:
                 continue
             self._offer(job)
             if hopeful is not None and job.shape in self._unfit:
                 hopeful.discard(job.shape)
+
+    def concurrency(self, job: Queued) -> str | None:
+        """What its sweep's limit says against starting the job now. Its own jobs alone free what it waits for."""
+        if job.sweep is None or (most := self.terms.sweeps.get(job.sweep)) is None:
+            return None
+        running = self._running_of[job.sweep]
+        return f"its sweep runs {running} of at most {most} job(s) at a time" if running >= most else None
 
     def quota(self, job: Queued, need: Need, *, with_kept: bool = False) -> str | None:
         """What the owner's limits say against starting the job now; ``with_kept``, after those that wait before it."""
@@ -171,6 +183,7 @@ class Round:
             weight=self.terms.weight(need),
             priority=job.priority,
             eta_s=self.terms.runs_s(job.owner, job.shape),
+            sweep=job.sweep,
         )
         self.held.append(holder)
         self.room.take(holder)
@@ -181,6 +194,8 @@ class Round:
         ledger = self._ledgers.setdefault(holder.owner, Ledger())
         ledger.running += 1
         ledger.gpus += self.terms.parts(len(holder.gpus), holder.gpu_memory_mb)
+        if holder.sweep is not None:
+            self._running_of[holder.sweep] += 1
 
     def _deny(self, job: Queued, need: Need) -> None:
         """Keep for the owner's job what its limits allow, so that the owner's later ones cannot starve it."""

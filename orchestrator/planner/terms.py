@@ -2,6 +2,7 @@
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
+from uuid import UUID
 
 from orchestrator.domain import Owner, Shape
 from orchestrator.planner.machine import Held, Machine, Need, Policy, needs
@@ -21,6 +22,8 @@ class Terms:
     expected: Expected = field(default_factory=dict)
     now: float = 0.0
     """Seconds since the epoch."""
+    sweeps: Mapping[UUID, int] = field(default_factory=dict)
+    """Sweep -> most of its jobs that may run at once, of those that limit it."""
     known_needs: dict[Shape, Need] = field(default_factory=dict)
     """What shapes need, as far as it was worked out for this machine and policy; more is added."""
     _costs: dict[tuple[str, Shape], float] = field(default_factory=dict)

@@ -72,10 +72,10 @@ class Waits(Mapping[UUID, Wait]):
     @cached_property
     def by_reason(self) -> Mapping[str, int]:
         """Reason -> jobs that wait for it."""
-        counts, of_kind = Counter[str](), dict[tuple[str, Shape], str]()
+        counts, of_kind = Counter[str](), dict[tuple[str, Shape, UUID | None], str]()
         for job in self.jobs():
-            kind = job.owner, job.shape
-            # Of one owner, what asks alike waits alike, but for what has a reason of its own.
+            kind = job.owner, job.shape, job.sweep
+            # Of one owner and sweep, what asks alike waits alike, but for what has a reason of its own.
             if job.not_before is None and job.id not in self._singled_out:
                 if (reason := of_kind.get(kind)) is None:
                     reason = of_kind[kind] = self._reason(job)[0]
@@ -125,6 +125,8 @@ class Waits(Mapping[UUID, Wait]):
             return "exceeds_machine", need.too_much
         if job.not_before is not None and job.not_before > look.now:
             return "backoff", f"its last attempt failed; the next may start in {job.not_before - look.now:.0f} s"
+        if (limit := look.concurrency(job)) is not None:
+            return "concurrency", limit
         if (limit := look.quota(job, need)) is not None:
             return "quota", limit
         if chosen := look.preemptions.get(job.id):

@@ -136,6 +136,7 @@ class Holding:
 
     job_id: UUID
     owner: str
+    sweep: UUID | None
     priority: int
     type: str
     status: str

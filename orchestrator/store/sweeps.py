@@ -61,11 +61,9 @@ class Sweeps:
         """How many of its jobs are in each status; those of none are left out."""
         return {JobStatus(row["status"]): row["n"] for row in await self._db.all("count_sweep", id=str(sweep_id))}
 
-    async def room(self) -> dict[UUID, int]:
-        """Sweep -> how many more of its jobs may run now, of those sweeps that limit it and have jobs in the queue."""
-        return {
-            UUID(row["id"]): max(row["max_running"] - row["running"], 0) for row in await self._db.all("sweep_caps")
-        }
+    async def limits(self) -> dict[UUID, int]:
+        """Sweep -> most of its jobs that may run at once, of those that limit it and have jobs in the queue."""
+        return {UUID(row["id"]): row["max_running"] for row in await self._db.all("sweep_limits")}
 
 
 def unknown(sweep_id: UUID) -> NotFound:

@@ -65,8 +65,14 @@ def _changes(session: Session, after: int) -> QueueChanges:
 
 def _queued(row: Sequence[object]) -> Queued:
     # By place: a hundred thousand of them are read at a start.
-    job_id, owner, priority, created_at, job_type, resources, not_before = row
-    return Queued(UUID(job_id), owner, priority, created_at, _shape(job_type, resources), not_before)  # type: ignore[arg-type]
+    job_id, owner, priority, created_at, job_type, resources, not_before, sweep = row
+    shape, belongs_to = _shape(job_type, resources), _sweep(sweep)
+    return Queued(UUID(job_id), owner, priority, created_at, shape, not_before, belongs_to)  # type: ignore[arg-type]
+
+
+@lru_cache(SHAPES_KEPT)
+def _sweep(name: str | None) -> UUID | None:
+    return UUID(name) if name else None
 
 
 @lru_cache(SHAPES_KEPT)
@@ -80,6 +86,7 @@ def _holding(row: sqlite3.Row) -> Holding:
     return Holding(
         job_id=UUID(row["job_id"]),
         owner=row["owner"],
+        sweep=_sweep(row["sweep"]),
         priority=row["priority"],
         type=row["type"],
         status=row["status"],

@@ -74,6 +74,23 @@ def test_a_sweep_is_cancelled_as_a_whole(orchestrator: Orchestrator) -> None:
     assert orchestrator.client.sweep_of(made.id).jobs == {"cancelled": 6}
 
 
+def test_no_more_jobs_of_a_sweep_run_at_once_than_it_allows(orchestrator: Orchestrator) -> None:
+    made = sweep(orchestrator, repeat=3, max_running=1)
+    first, second, third = (str(point.job_id) for point in orchestrator.client.sweep_results(made.id).items)
+    orchestrator.reaches(first, "running")
+    other = orchestrator.submit()
+    orchestrator.reaches(other, "running")
+    waiting = orchestrator.client.job(second)
+    assert waiting.wait is not None
+    assert (waiting.status, waiting.wait.reason) == ("queued", "concurrency")
+    assert "1 of at most 1" in waiting.wait.detail
+    orchestrator.exit(first)
+    orchestrator.reaches(second, "running")
+    assert orchestrator.status(third) == "queued"
+    orchestrator.client.limit_sweep(made.id, None)
+    orchestrator.reaches(third, "running")
+
+
 def test_an_unknown_sweep_is_not_found(orchestrator: Orchestrator) -> None:
     with pytest.raises(NotFound, match="no sweep"):
         orchestrator.client.sweep_of("00000000-0000-4000-8000-000000000000")

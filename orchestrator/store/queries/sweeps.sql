@@ -16,7 +16,6 @@ UPDATE sweeps SET max_running = :max_running WHERE id = :id
 -- name: count_sweep
 SELECT status, count(*) AS n FROM jobs WHERE sweep = :id GROUP BY status
 
--- name: sweep_caps
-SELECT sweeps.id, sweeps.max_running, count(*) FILTER (WHERE jobs.status IN ('starting', 'running', 'pausing', 'stopping')) AS running
-FROM sweeps JOIN jobs ON jobs.sweep = sweeps.id
-WHERE sweeps.max_running IS NOT NULL GROUP BY sweeps.id HAVING count(*) FILTER (WHERE jobs.status = 'queued') > 0
+-- name: sweep_limits
+SELECT id, max_running FROM sweeps
+WHERE max_running IS NOT NULL AND EXISTS (SELECT 1 FROM jobs WHERE jobs.sweep = sweeps.id AND jobs.status = 'queued')

@@ -1,7 +1,7 @@
 -- What decides whose turn it is.
 
 -- name: queue
-SELECT id, owner, priority, created_at, type, resources, not_before FROM jobs WHERE status = 'queued'
+SELECT id, owner, priority, created_at, type, resources, not_before, sweep FROM jobs WHERE status = 'queued'
 
 -- name: queue_length
 SELECT count(*) AS n FROM jobs WHERE status = 'queued'
@@ -11,12 +11,12 @@ SELECT id, job_id FROM events
 WHERE type IN ('job_created', 'job_updated', 'status_changed') AND id > :after
 
 -- name: queued_of
-SELECT id, owner, priority, created_at, type, resources, not_before FROM jobs
+SELECT id, owner, priority, created_at, type, resources, not_before, sweep FROM jobs
 WHERE status = 'queued' AND id IN (SELECT value FROM json_each(:ids))
 
 -- name: holdings
 SELECT attempts.job_id, attempts.gpus, attempts.gpu_memory_mb, attempts.cpus, attempts.memory_mb, attempts.weight,
-    attempts.created_at, attempts.ended_at, jobs.owner, jobs.priority, jobs.type, jobs.status, jobs.intent,
+    attempts.created_at, attempts.ended_at, jobs.owner, jobs.priority, jobs.type, jobs.status, jobs.intent, jobs.sweep,
     json_extract(jobs.resources, '$.timeout_s') AS timeout_s, json_extract(jobs.progress, '$.eta_s') AS eta_s,
     (SELECT max(checkpoints.created_at) FROM checkpoints
      WHERE checkpoints.job_id = attempts.job_id AND checkpoints.attempt = attempts.number) AS saved_at
