@@ -14,7 +14,7 @@ from uuid import UUID, uuid4
 from orchestrator import faults
 from orchestrator.broker import Broker
 from orchestrator.domain import ACTIVE, TERMINAL, Checkpoint, Intent, Job, JobStatus, Sweep
-from orchestrator.errors import NotFound, StaleTransition, StateConflict
+from orchestrator.errors import ContainerLeft, NotFound, StaleTransition, StateConflict
 from orchestrator.scheduler import Scheduler
 from orchestrator.settings import Settings
 from orchestrator.store import JobFilter, Store
@@ -24,6 +24,10 @@ from orchestrator.views import JobChanges
 from worker_image.contract.commands import CheckpointNow, Command, Pause, SetLearningRate, Stop
 from worker_image.contract.jobs import JOB_TYPES
 from worker_image.contract.rundir import RunDir
+
+REMOVAL_S = 5.0
+"""How long a purge waits for the removal of a container that has only just ended."""
+REMOVAL_POLL_S = 0.05
 
 
 def available_actions(job: Job) -> list[str]:
@@ -275,8 +279,16 @@ class Control:
         return done, len(jobs) - done
 
     async def purge(self, job_id: UUID) -> None:
-        """Delete an ended job with its log, checkpoints and artifacts."""
-        await self._store.check_purgeable(job_id)
+        """Delete an ended job with its log, checkpoints and artifacts, once its container is gone."""
+        deadline = time.monotonic() + REMOVAL_S
+        while True:
+            try:
+                await self._store.check_purgeable(job_id)
+                break
+            except ContainerLeft:
+                if time.monotonic() >= deadline:
+                    raise
+                await asyncio.sleep(REMOVAL_POLL_S)
         faults.reach("purge_begun")
         await asyncio.to_thread(_delete, self._settings.runs / str(job_id))
         faults.reach("purge_deleted")

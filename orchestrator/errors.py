@@ -59,6 +59,10 @@ class StaleTransition(StateConflict):
     """The job left the expected state before this change was written."""
 
 
+class ContainerLeft(StateConflict):
+    """Its container is being removed."""
+
+
 class IdempotencyConflict(StateConflict):
     """This Idempotency-Key was used before for a different request."""
 

@@ -28,7 +28,7 @@ from orchestrator.domain import (
     JobFailure,
     JobStatus,
 )
-from orchestrator.errors import IdempotencyConflict, NotFound, StaleTransition, StateConflict
+from orchestrator.errors import ContainerLeft, IdempotencyConflict, NotFound, StaleTransition, StateConflict
 from orchestrator.event_names import Kind
 from orchestrator.store import rows
 from orchestrator.store.archive import Archive
@@ -251,13 +251,14 @@ class Store:
 
         Raises:
             NotFound: there is no such job.
-            StateConflict: it has not ended, still holds a GPU, or a live job continues from its checkpoint.
+            ContainerLeft: it has ended, and its container is still to be removed.
+            StateConflict: it has not ended, or a live job continues from its checkpoint.
         """
         job = await self._job(job_id)
         if job.status not in TERMINAL:
             raise StateConflict(f"the job is {job.status}", suggestion="cancel it first")
         if await self._db.one("unreleased", id=str(job_id)) is not None:
-            raise StateConflict("its container is being removed", suggestion="try again in a moment")
+            raise ContainerLeft(suggestion="try again in a moment")
         heir = await self._db.one("continued_by", id=str(job_id))
         if heir is not None:
             raise StateConflict(
