@@ -160,7 +160,13 @@ async def _running(settings: Settings, given: Executor | None, instruments: Inst
         growth=growth,
         instruments=instruments,
     )
-    monitor = Monitor(store=store, host=Host(settings.home), probe=probe, occupancy=scheduler.occupancy)
+    monitor = Monitor(
+        store=store,
+        host=Host(settings.home),
+        probe=probe,
+        occupancy=scheduler.occupancy,
+        gpus_lost=scheduler.gpus_lost,
+    )
     keyring, vault = await KeyRing.open(store), Vault(settings)
     await asyncio.to_thread(vault.sweep, {attempt.name for attempt in await store.live_attempts()})
     control = Control(store=store, scheduler=scheduler, broker=broker, settings=settings)

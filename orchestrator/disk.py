@@ -11,11 +11,21 @@ FULL: Final = frozenset({errno.ENOSPC, errno.EDQUOT})
 RELIEF: Final = 1.1
 """How much more than the least must be free before a halt ends, so that it does not come and go."""
 _MIB: Final = 1 << 20
+NEXT_TO_NOTHING: Final = 256 * _MIB
+"""Bytes: who needed more and was refused may have given up what it had since."""
 
 
 def free_bytes(path: Path) -> int:
     """Bytes that may still be written where ``path`` is."""
     return shutil.disk_usage(path).free
+
+
+def is_full(path: Path) -> bool:
+    """Whether next to nothing can be written where ``path`` is. Blocking."""
+    try:
+        return free_bytes(path) < NEXT_TO_NOTHING
+    except OSError:
+        return False
 
 
 class Disk:

@@ -287,6 +287,7 @@ class EndReason(StrEnum):
     HOST_OOM = "host_oom"
     CUDA_OOM = "cuda_oom"
     GPU_ABSENT = "gpu_absent"
+    GPU_LOST = "gpu_lost"
     DISK_FULL = "disk_full"
     TIMEOUT = "timeout"
     KILLED = "killed"
@@ -317,6 +318,8 @@ FAILURE_CLASS: dict[EndReason, FailureClass] = {
     EndReason.CUDA_OOM: FailureClass.CUDA_OOM,
     # An image or a driver that cannot do it; the next try would meet the same one.
     EndReason.GPU_ABSENT: FailureClass.USER_ERROR,
+    # The next attempt gets another GPU: one that does not answer is not handed out.
+    EndReason.GPU_LOST: FailureClass.LOST,
     EndReason.DISK_FULL: FailureClass.DISK_FULL,
     EndReason.TIMEOUT: FailureClass.TIMEOUT,
     EndReason.KILLED: FailureClass.LOST,

@@ -1,6 +1,5 @@
 """What Prometheus is told: the state of the whole, read at every scrape. Pure; the names are an interface."""
 
-from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from itertools import chain
@@ -8,7 +7,7 @@ from typing import get_args
 
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily, Metric
 
-from orchestrator.domain import EndReason, JobStatus, Wait, WaitReason
+from orchestrator.domain import EndReason, JobStatus, WaitReason
 from orchestrator.gpus import Gpu
 from orchestrator.monitor import Sight
 from orchestrator.store.census import Tallies
@@ -24,7 +23,8 @@ class Scraped:
     executor: str
     sight: Sight
     tallies: Tallies
-    waits: Iterable[Wait]
+    waiting: Mapping[str, int]
+    """Reason -> queued jobs that wait for it."""
     leases: Mapping[str, int]
     """GPU UUID -> how many attempts hold it."""
     engine_up: bool
@@ -64,7 +64,7 @@ def _jobs(scraped: Scraped) -> Iterator[Metric]:
     census, at = scraped.sight.census, scraped.sight.at
     by_status = {status.value: float(census.by_status.get(status, 0)) for status in JobStatus}
     yield _by("jobs", "Jobs there are, by status.", "status", by_status)
-    waiting = dict.fromkeys(get_args(WaitReason), 0) | Counter(wait.reason for wait in scraped.waits)
+    waiting = dict.fromkeys(get_args(WaitReason), 0) | dict(scraped.waiting)
     yield _by("queue_jobs", "Queued jobs by the reason why they wait, as of the last plan.", "reason", waiting)
     oldest = census.oldest_queued_at
     age_s = 0.0 if oldest is None else max(0.0, at - oldest)

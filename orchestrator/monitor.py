@@ -38,7 +38,17 @@ class Sight:
 class Monitor:
     """Looks when asked, and by itself every ``STEP_S`` seconds for the history."""
 
-    def __init__(self, *, store: Store, host: Host, probe: Callable[[], GpuReport], occupancy: Occupancy) -> None:
+    def __init__(
+        self,
+        *,
+        store: Store,
+        host: Host,
+        probe: Callable[[], GpuReport],
+        occupancy: Occupancy,
+        gpus_lost: Callable[[frozenset[str]], None],
+    ) -> None:
+        """``gpus_lost`` is told which GPUs no longer answer, as long as any does not."""
+        self._gpus_lost = gpus_lost
         self.history = History()
         self._store, self._host, self._probe, self._occupancy = store, host, probe, occupancy
         self._looking = asyncio.Lock()
@@ -66,6 +76,8 @@ class Monitor:
             try:
                 sight = await self.look()
                 self.history.add(sight.at, figures(sight))
+                if lost := frozenset(gpu.uuid for gpu in sight.gpus.gpus if gpu.lost):
+                    self._gpus_lost(lost)
             except Exception:  # the task boundary: whoever watches must not be what breaks
                 logger.exception("the machine could not be looked at")
             await asyncio.sleep(STEP_S)

@@ -4,7 +4,7 @@ import asyncio
 import logging
 import time
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from contextlib import suppress
 from uuid import UUID, uuid4
 
@@ -76,7 +76,7 @@ class Scheduler:
         self._executors = {**others, executor.name: executor}
         self.occupancy = Occupancy(self._executors)
         """Whose processes are on the GPUs."""
-        self._store, self._broker, self._settings = store, broker, settings
+        self._store, self._broker, self._settings, self._probe = store, broker, settings, probe
         self._board = Board(store=store, settings=settings, probe=probe, occupancy=self.occupancy)
         self._instruments = instruments or Instruments()
         self._growth = growth
@@ -270,7 +270,19 @@ class Scheduler:
             settings=self._settings,
             growth=self._growth,
             lookout=self._lookouts[executor.name],
+            lost_gpus=self._lost_gpus,
         )
+
+    def gpus_lost(self, uuids: frozenset[str]) -> None:
+        """These GPUs no longer answer: end what holds them, before it waits for them for ever."""
+        for supervisor in list(self._supervisors.values()):
+            if not uuids.isdisjoint(supervisor.attempt.gpus):
+                supervisor.gpu_lost()
+
+    async def _lost_gpus(self, uuids: Collection[str]) -> tuple[str, ...]:
+        report = await asyncio.to_thread(self._probe)
+        lost = (gpu for gpu in report.gpus if gpu.lost and gpu.uuid in uuids)
+        return tuple(f"GPU {gpu.index} ({gpu.name}): {', '.join(gpu.problems)}" for gpu in lost)
 
     def _supervised(self, attempt: Attempt, task: asyncio.Task[None]) -> None:
         """An attempt is settled, or its supervisor failed: then another one takes over from the beginning."""

@@ -7,7 +7,7 @@ predecessor did (the intent row, the container's name, the offsets) and goes on 
 import asyncio
 import logging
 import time
-from collections.abc import Awaitable, Callable, Coroutine, Iterator
+from collections.abc import Awaitable, Callable, Collection, Coroutine, Iterator
 from contextlib import suppress
 from datetime import UTC, datetime
 from functools import partial
@@ -20,8 +20,8 @@ from pydantic import ValidationError
 from orchestrator import faults
 from orchestrator.broker import Broker
 from orchestrator.confined import leads_astray, open_for_append
-from orchestrator.disk import FULL
-from orchestrator.domain import Attempt, EndReason, Job, JobFailure, JobStatus
+from orchestrator.disk import FULL, is_full
+from orchestrator.domain import Attempt, EndReason, Job, JobStatus
 from orchestrator.errors import (
     DiskFull,
     EngineUnavailable,
@@ -35,7 +35,7 @@ from orchestrator.executors.base import Executor, LaunchSpec, Observation, RunSt
 from orchestrator.growth import Growth
 from orchestrator.journal import about
 from orchestrator.lookout import Lookout, Watch
-from orchestrator.outcome import Facts, Outcome, outcome
+from orchestrator.outcome import Facts, Outcome, launch_outcome, outcome
 from orchestrator.quota import LOOK_S as QUOTA_LOOK_S
 from orchestrator.quota import LogQuota
 from orchestrator.record import write_begun, write_settled
@@ -61,8 +61,8 @@ INGEST_PAUSE_S = 0.05
 """Between two times that events are stored as they come: many small ones become one transaction."""
 THIN_EVERY = 1000
 """Events stored before those beyond the history are forgotten."""
-LOG_TAIL_LINES = 5
-LOG_TAIL_BYTES = 2000
+LOG_TAIL_LINES = 200
+LOG_TAIL_BYTES = 64_000
 ENGINE_RETRY_S = 2.0
 TERM_GRACE_S = 10.0
 HEARTBEAT_S = 5.0
@@ -140,7 +140,9 @@ class Supervisor:
         settings: Settings,
         growth: Growth,
         lookout: Lookout,
+        lost_gpus: Callable[[Collection[str]], Awaitable[tuple[str, ...]]],
     ) -> None:
+        """``lost_gpus`` tells which of these GPUs no longer answer, in words."""
         self.attempt = attempt
         self._job, self._job_id = job, job.id
         self._spec = launch_spec(job, attempt, settings)
@@ -160,10 +162,18 @@ class Supervisor:
         self._unthinned = 0
         self._log_trouble = ""
         self._timed_out = False
+        self._lost_gpus, self._gpu_is_lost = lost_gpus, False
         self._overdue_ended = False
         self._phase_before = "running"
         self._vault = Vault(settings)
         self._secrets: tuple[str, ...] | None = None if job.secrets else ()
+
+    def gpu_lost(self) -> None:
+        """A GPU it holds no longer answers: have it end, with a checkpoint if it still can."""
+        if not self._gpu_is_lost:
+            logger.error("%s has lost its GPU; ending it", self.attempt.name)
+            self._gpu_is_lost = True
+            self.nudge()
 
     def nudge(self) -> None:
         """Look again now: the user asked for something."""
@@ -346,7 +356,9 @@ class Supervisor:
             faults.reach("killed")
             return
         await self._deliver()
-        if self._overran():
+        if self._gpu_is_lost:
+            self._end(handle, self._settings.grace_s)
+        elif self._overran():
             self._timed_out = True
             self._end(handle, self._settings.grace_s)
         elif job.intent == "stop" and "stop" not in self._commands:
@@ -484,6 +496,12 @@ class Supervisor:
                 has_checkpoint=await self._newest_checkpoint() is not None,
                 builtin=self._spec.builtin,
                 memory_mb=job.resources.memory_mb,
+                peak_memory_mb=(await self._store.attempt(self._job_id, self.attempt.number)).peak_memory_mb,
+                shm_mb=job.resources.shm_mb,
+                timeout_s=self._timeout_s,
+                command=self._spec.argv[0],
+                lost_gpus=await self._lost_gpus(self.attempt.gpus) if self.attempt.gpus else (),
+                home_is_full=await asyncio.to_thread(is_full, self._settings.home),
                 log_tail=scrubbed(tail.data.decode(errors="replace").strip(), await self._lent()),
             )
         )
@@ -607,8 +625,4 @@ async def _cancelled(_: Job) -> Outcome:
 
 
 async def _launch_outcome(error: ImageMissing | LaunchFailed, job: Job) -> Outcome:
-    if job.intent == "cancel":
-        return Outcome(EndReason.CANCELLED)
-    reason = EndReason.IMAGE_MISSING if isinstance(error, ImageMissing) else EndReason.LAUNCH_FAILED
-    field = f"params.{error.field}" if error.field else None
-    return Outcome(reason, JobFailure(reason, error.message, field, error.suggestion))
+    return Outcome(EndReason.CANCELLED) if job.intent == "cancel" else launch_outcome(error)

@@ -58,7 +58,7 @@ async def _scrape(orchestrator: State) -> Scraped:
         executor=scheduler.executor.name,
         sight=await orchestrator.monitor.look(),
         tallies=await store.tallies(),
-        waits=list(scheduler.waits.values()),
+        waiting=await scheduler.waiting_by_reason(),
         leases={gpu: len(jobs) for gpu, jobs in (await store.leases()).items()},
         engine_up=scheduler.engine is not None,
         engine_latency_s=scheduler.engine_latency_s,

@@ -8,6 +8,7 @@ import os
 import re
 import time
 from collections.abc import AsyncGenerator, Collection
+from contextlib import suppress
 from dataclasses import replace
 from functools import partial
 from pathlib import Path, PurePosixPath
@@ -23,7 +24,7 @@ from orchestrator.errors import EngineUnavailable, ExecutorError, ImageMissing, 
 from orchestrator.executors.base import LaunchSpec, Observation, Owned, RunState, Usage
 from orchestrator.executors.container_request import ATTEMPT_LABEL, HOME_LABEL, JOB_LABEL, container_request
 from orchestrator.executors.container_usage import container_usage
-from orchestrator.executors.engine import CALL_TIMEOUT_S, Engine, unavailable, words_of
+from orchestrator.executors.engine import CALL_TIMEOUT_S, CHECK_TIMEOUT_S, Engine, unavailable, words_of
 from orchestrator.executors.home_id import home_id
 from orchestrator.executors.host_paths import HostPaths, NotOnHost, own_container_id
 from worker_image.contract.launch import UNWRITABLE_EXIT_CODE
@@ -31,6 +32,7 @@ from worker_image.contract.launch import UNWRITABLE_EXIT_CODE
 PULL_TIMEOUT_S: Final = 900.0
 REMOVAL_TIMEOUT_S: Final = 30.0
 POLL_S: Final = 0.05
+SIGKILLED: Final = 137
 UNPRIVILEGED: Final = "10001:10001"
 """uid:gid of job containers when the orchestrator itself is root."""
 
@@ -209,7 +211,20 @@ class DockerExecutor:
                         return replace(seen, error=meaning + words)
             return seen
 
-        return await self._engine.call(look)
+        seen = await self._engine.call(look)
+        if seen.exit_code == SIGKILLED and not seen.oom_killed:
+            return replace(seen, oom_killed=await self._told_of_memory(handle))
+        return seen
+
+    async def _told_of_memory(self, handle: str) -> bool:
+        """Whether the engine told of want of memory in the container.
+
+        Its own flag is not set when it notices the kernel's deed only after it has recorded the end.
+        """
+        with suppress(TimeoutError):
+            async with asyncio.timeout(CHECK_TIMEOUT_S):
+                return await self._engine.call(partial(_ran_out_of_memory, handle=handle))
+        return False
 
     async def states(self, handles: Collection[str]) -> dict[str, RunState]:
         """The state of each of these containers, by one list of all that are labelled with this home's id."""
@@ -404,6 +419,17 @@ def _stats(client: docker.APIClient, *, handle: str) -> dict[str, Any] | None:
     except docker.errors.NotFound:
         return None
     return found
+
+
+def _ran_out_of_memory(client: docker.APIClient, *, handle: str) -> bool:
+    # The engine ends the stream at once when its end lies in the past.
+    filters = {"container": [handle], "event": ["oom"]}
+    # As text, which may hold fractions of seconds.
+    events = client.events(since="0", until=f"{time.time():.9f}", filters=filters, decode=True)  # type: ignore[call-overload]
+    try:
+        return next(iter(events), None) is not None
+    finally:
+        events.close()
 
 
 def _kill(client: docker.APIClient, *, handle: str, signal: str) -> None:

@@ -1,11 +1,13 @@
 """What the machine, the engine and the queue look like through the API."""
 
+from dataclasses import replace
 from typing import Any
 
 import pynvml
 import pytest
 import requests
 
+from orchestrator.domain import RetryPolicy
 from orchestrator.gpus import Gpu, GpuProcess, GpuReport
 from tests.integration.conftest import Orchestrator
 from tests.waiting import until
@@ -89,6 +91,26 @@ def test_a_lost_gpu_is_told_and_not_handed_out(orchestrator: Orchestrator) -> No
     (seen,) = orchestrator.client.system_status().gpus
     assert (seen.lost, seen.problems) == (True, ["it is lost: GPU is lost"])
     assert not orchestrator.engine.runs
+
+
+def test_a_job_whose_gpu_is_lost_is_ended_told_so_and_tried_again_elsewhere(orchestrator: Orchestrator) -> None:
+    first, second = Gpu("GPU-a", 0, "H200", 8000, 0), Gpu("GPU-b", 1, "H200", 8000, 900)
+    show(orchestrator, first, second)
+    job_id = orchestrator.train(retry=RetryPolicy(backoff_s=0))
+    run = orchestrator.run_of(job_id)
+    orchestrator.reaches(job_id, "running")
+    assert run.spec.gpus == ("GPU-a",)
+    show(orchestrator, replace(first, lost=True, problems=("it fell off the bus",)), second)
+    orchestrator.does(tell_lost(orchestrator, "GPU-a"))
+    again = orchestrator.run_of(job_id, attempt=2)
+    assert again.spec.gpus == ("GPU-b",)
+    ended = orchestrator.client.job(job_id).attempt_list[0]
+    assert ended.end_reason == "gpu_lost"
+    assert "it fell off the bus" in (ended.detail or "")
+
+
+async def tell_lost(orchestrator: Orchestrator, uuid: str) -> None:
+    orchestrator.state.scheduler.gpus_lost(frozenset({uuid}))
 
 
 def test_why_a_gpu_cannot_be_read_is_told(orchestrator: Orchestrator) -> None:

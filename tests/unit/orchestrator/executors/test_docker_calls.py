@@ -25,6 +25,10 @@ class ScriptedEngine:
         self.released = threading.Event()
         self.hangs = False
         self.asked: list[str] = []
+        self.state: dict[str, object] | None = None
+        """Of the one container it has, if it has one."""
+        self.events: list[dict[str, str]] = []
+        self.silent_events = False
 
     def answer(self, path: str) -> tuple[int, object]:
         self.asked.append(path)
@@ -35,6 +39,12 @@ class ScriptedEngine:
         if "/images/create" in path:
             self.released.wait(self.silence_s)
             return 200, {"status": "pulled"}
+        if "/events" in path:
+            if self.silent_events:
+                self.released.wait(self.silence_s)
+            return 200, (self.events[0] if self.events else None)
+        if path.endswith("/json") and self.state is not None:
+            return 200, {"Id": "c" * 64, "State": self.state, "HostConfig": {}, "Config": {"Labels": {}}}
         return (200, []) if "/containers/json" in path else (404, {"message": "no such thing"})
 
 
@@ -45,7 +55,7 @@ def engine(monkeypatch: pytest.MonkeyPatch) -> Iterator[ScriptedEngine]:
     class Handler(BaseHTTPRequestHandler):
         def do_GET(self) -> None:
             status, body = script.answer(self.path)
-            content = json.dumps(body).encode()
+            content = b"" if body is None else json.dumps(body).encode()
             self.send_response(status)
             self.send_header("Content-Type", "application/json")
             self.send_header("Content-Length", str(len(content)))
@@ -116,3 +126,29 @@ async def test_the_homes_id_is_read_once_and_off_the_event_loop(
     await executor.list_owned()
     assert len(readers) == 1
     assert readers[0] is not threading.current_thread()
+
+
+KILLED = {"Status": "exited", "ExitCode": 137, "OOMKilled": False, "Error": ""}
+
+
+async def test_want_of_memory_that_the_engine_noticed_too_late_for_its_flag_is_seen(
+    executor: DockerExecutor, engine: ScriptedEngine
+) -> None:
+    engine.state, engine.events = KILLED, [{"Action": "oom"}]
+    seen = await executor.inspect("c" * 64)
+    assert (seen.exit_code, seen.oom_killed) == (137, True)
+
+
+async def test_an_engine_that_does_not_say_what_happened_holds_nothing_up(
+    executor: DockerExecutor, engine: ScriptedEngine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(docker_executor, "CHECK_TIMEOUT_S", 0.2)
+    engine.state, engine.silent_events = KILLED, True
+    seen = await executor.inspect("c" * 64)
+    assert (seen.exit_code, seen.oom_killed) == (137, False)
+
+
+async def test_other_ends_are_not_asked_about(executor: DockerExecutor, engine: ScriptedEngine) -> None:
+    engine.state = KILLED | {"ExitCode": 1}
+    assert not (await executor.inspect("c" * 64)).oom_killed
+    assert not any("/events" in path for path in engine.asked)
