@@ -17,13 +17,14 @@ import requests
 from websockets.sync.client import connect
 
 from orchestrator.client import Client, Unreachable
+from orchestrator.domain import RetryPolicy
 from tests.engine import ROOT
 from tests.machine import Machine, free_port
 from tests.waiting import until
 
 NAME = "localhost"
 AROUND = """
-daemon off; pid {folder}/nginx.pid; error_log {folder}/error.log; worker_processes 1;
+{user}daemon off; pid {folder}/nginx.pid; error_log {folder}/error.log; worker_processes 1;
 events {{}}
 http {{
   access_log off;
@@ -91,9 +92,6 @@ def dashboard() -> Iterator[int]:
 def proxy(tmp_path_factory: pytest.TempPathFactory, dashboard: int) -> Iterator[Proxy]:
     nginx, openssl = _program("nginx"), _program("openssl")
     folder = tmp_path_factory.mktemp("tls")
-    # Its workers are another user.
-    for path in (folder, *list(folder.parents)[:2]):
-        path.chmod(0o755)
     _run(
         *(openssl, "req", "-x509", "-newkey", "rsa:2048", "-nodes", "-days", "2", "-subj", f"/CN={NAME}"),
         *("-addext", f"subjectAltName=DNS:{NAME}", "-keyout", f"{folder}/key.pem", "-out", f"{folder}/cert.pem"),
@@ -116,7 +114,9 @@ def proxy(tmp_path_factory: pytest.TempPathFactory, dashboard: int) -> Iterator[
         PROXY_DASHBOARD=f"127.0.0.1:{dashboard}",
     )
     (folder / "saeforge.conf").write_text(filled)
-    (folder / "nginx.conf").write_text(AROUND.format(folder=folder))
+    # Root's workers would be another user, who cannot look into our directories.
+    user = "user root; " if os.getuid() == 0 else ""
+    (folder / "nginx.conf").write_text(AROUND.format(folder=folder, user=user))
     machine.start()
     process = subprocess.Popen([nginx, "-p", str(folder), "-c", str(folder / "nginx.conf")], stderr=subprocess.PIPE)
     found = Proxy(machine, f"https://{NAME}:{https}", f"http://{NAME}:{http}", folder / "cert.pem")
@@ -146,7 +146,7 @@ def test_the_client_works_through_tls_over_http_and_websocket(proxy: Proxy) -> N
     with proxy.client() as client:
         assert client.me().role == "admin"
         # No engine here, so it fails; what it says on the way comes over the socket.
-        job = client.submit("container", {"image": "busybox", "command": ["true"]}, idempotency_key="tls")
+        job = client.submit("container", {"image": "busybox", "command": ["true"]}, retry=RetryPolicy(max_retries=0))
         assert client.wait(job.id, timeout_s=60).status == "failed"
         events = client.follow_events(job.id)
         assert next(events).type == "job_created"
