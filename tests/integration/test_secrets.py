@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -120,6 +121,7 @@ def machine(tmp_path: Path, engine_image: str) -> Iterator[Machine]:
     machine.start()
     yield machine
     machine.leave()
+    shutil.rmtree(machine.environment["SAEFORGE_SECRETS_TMPFS"], ignore_errors=True)
 
 
 SCRIPT = """
