@@ -1,0 +1,16 @@
+"""What can be run."""
+
+from typing import Any
+
+from orchestrator.views.base import View
+
+
+class JobTypeView(View):
+    type: str
+    title: str
+    description: str
+    parameters: dict[str, Any]
+    """JSON Schema of the parameters."""
+    commands: list[str]
+    resumable: bool
+    uses_gpu: bool
