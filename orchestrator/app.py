@@ -24,6 +24,7 @@ from orchestrator.api import (
     log_socket,
     logs,
     metrics,
+    owners,
     pipelines,
     prometheus,
     secrets,
@@ -106,6 +107,7 @@ def create_app(settings: Settings, *, executor: Executor | None = None, home_is_
             needs(Role.READ)(page.endpoint)
     app.include_router(jobs.router)
     app.include_router(metrics.router)
+    app.include_router(owners.router)
     app.include_router(sweeps.router)
     app.include_router(trainings.router)
     app.include_router(pipelines.router)

@@ -48,6 +48,8 @@ from orchestrator.views import (
     MetricStats,
     NewKeyView,
     NewWebhookView,
+    OwnerLimits,
+    OwnerView,
     PipelinePage,
     PipelineView,
     PrincipalView,
@@ -434,6 +436,23 @@ class Client:
         return self._parse(
             JobDetail, self._transport.call("POST", _of(job_id, "clone"), body=body, headers=key, repeatable=True)
         )
+
+    # Owners
+
+    def owners(self) -> list[OwnerView]:
+        """Everyone who has jobs, a share or limits: what they used, hold, and may."""
+        return self._get_list(OwnerView, "/api/owners")
+
+    def set_owner(self, owner: str, **limits: Any) -> OwnerView:
+        """Give an owner a share and limits, in place of those it had. For admins.
+
+        Args:
+            limits: the fields of ``OwnerLimits``: share, max_running, max_gpus, max_queued; what is left out is not
+                limited, and the share is 1.
+        """
+        body = _checked(OwnerLimits, limits)
+        path = f"/api/owners/{quote(owner, safe='')}"
+        return self._parse(OwnerView, self._transport.call("PUT", path, body=body, repeatable=True))
 
     # Sweeps
 

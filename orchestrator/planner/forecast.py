@@ -10,7 +10,7 @@ from orchestrator.domain import Queued
 from orchestrator.planner.machine import Held
 from orchestrator.planner.round import Round
 
-LOOKED_AT: Final = 500
+LOOKED_AT: Final = 200
 """Jobs that are followed one by one; those behind them are told from the pace."""
 DEPTH: Final = 4
 """Jobs that wait for which what they need is kept, at each of the moments looked at."""

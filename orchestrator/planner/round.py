@@ -15,6 +15,8 @@ from orchestrator.planner.preemption import victims
 from orchestrator.planner.room import NOTHING, SLACK, Claim, Room, Slot
 from orchestrator.planner.terms import Terms
 
+REFUSALS_MOST = 500
+"""Kinds of jobs behind those for which something is kept that are tried in vain before a look ends."""
 PREEMPTERS_MOST = 8
 """Jobs for which others are asked to make room in one look."""
 
@@ -95,11 +97,12 @@ class Round:
     def run(self, jobs: Iterable[Queued], shapes: Iterable[Shape]) -> None:
         """Offer what is free to every job, in this order. ``shapes`` are all that the jobs ask for."""
         hopeful: set[Shape] | None = None
+        refused = 0
         for job in jobs:
             if hopeful is None and len(self.reservations) >= self._depth:
                 hopeful = self._hopeful(shapes)
             if hopeful is not None:
-                if not hopeful:
+                if not hopeful or refused >= REFUSALS_MOST:
                     return
                 if job.shape not in hopeful:
                     continue
@@ -112,6 +115,7 @@ class Round:
             self._offer(job)
             if hopeful is not None and job.shape in self._unfit:
                 hopeful.discard(job.shape)
+                refused += 1
 
     def concurrency(self, job: Queued) -> str | None:
         """What its sweep's limit says against starting the job now. Its own jobs alone free what it waits for."""

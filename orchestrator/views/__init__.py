@@ -37,6 +37,7 @@ from orchestrator.views.metrics import (
     ResourceStats,
     SeriesStats,
 )
+from orchestrator.views.owners import OwnerLimits, OwnerView
 from orchestrator.views.pipelines import PipelinePage, PipelineView, StepView
 from orchestrator.views.schedules import ScheduleChanges, SchedulePage, ScheduleView
 from orchestrator.views.secrets import SecretRequest, SecretView
@@ -94,6 +95,8 @@ __all__ = [
     "NewWebhookView",
     "OrchestratorView",
     "OrphanView",
+    "OwnerLimits",
+    "OwnerView",
     "PipelinePage",
     "PipelineView",
     "PrincipalView",

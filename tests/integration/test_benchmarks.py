@@ -8,6 +8,7 @@ import pytest
 
 RUNS = {
     "idle": ("--seconds", "0.2", "--jobs", "0"),
+    "planner": ("--jobs", "300", "--stored", "500"),
     "logs": ("--no-engine", "--lines", "5", "--burst-s", "0.1", "--jobs", "3", "--viewers-each", "2", "--rounds", "1"),
     "metrics": ("--points", "6000", "--questions", "2"),
     "reattach": ("--attempts", "20", "--containers", "0"),

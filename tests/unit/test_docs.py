@@ -3,8 +3,11 @@
 import re
 import runpy
 from pathlib import Path
+from typing import get_args
 
 import pytest
+
+from orchestrator.domain import WaitReason
 
 ROOT = Path(__file__).resolve().parents[2]
 REFERENCE = runpy.run_path(str(ROOT / "scripts" / "reference.py"))
@@ -29,3 +32,8 @@ def test_links_lead_somewhere(document: Path) -> None:
     for target in re.findall(r"\]\(([^)#]+)(?:#[^)]*)?\)", document.read_text()):
         if "://" not in target:
             assert (document.parent / target).exists(), target
+
+
+def test_every_reason_to_wait_is_explained() -> None:
+    explained = re.findall(r"^\| `(\w+)` \|", (ROOT / "docs" / "scheduling.md").read_text(), re.MULTILINE)
+    assert sorted(explained) == sorted({*get_args(WaitReason)})

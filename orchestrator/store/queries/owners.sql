@@ -25,4 +25,4 @@ SELECT max_queued FROM owners
 WHERE owner = :owner AND max_queued <= (SELECT count(*) FROM jobs WHERE jobs.owner = :owner AND status = 'queued')
 
 -- name: queued_by_owner
-SELECT owner, count(*) AS n FROM jobs WHERE status = 'queued' GROUP BY owner
+SELECT owner, count(*) AS n FROM jobs INDEXED BY jobs_queued_by_owner WHERE status = 'queued' GROUP BY owner

@@ -11,8 +11,9 @@ SELECT id, job_id FROM events
 WHERE type IN ('job_created', 'job_updated', 'status_changed') AND id > :after
 
 -- name: queued_of
+-- The plus keeps SQLite from going through all of the queue.
 SELECT id, owner, priority, created_at, type, resources, not_before, sweep FROM jobs
-WHERE status = 'queued' AND id IN (SELECT value FROM json_each(:ids))
+WHERE +status = 'queued' AND id IN (SELECT value FROM json_each(:ids))
 
 -- name: holdings
 SELECT attempts.job_id, attempts.gpus, attempts.gpu_memory_mb, attempts.cpus, attempts.memory_mb, attempts.weight,
@@ -28,4 +29,4 @@ SELECT type, owner, (
     SELECT sum(attempts.ended_at - attempts.started_at) FROM attempts
     WHERE attempts.job_id = jobs.id AND attempts.started_at IS NOT NULL AND attempts.ended_at IS NOT NULL
 ) AS ran_s
-FROM jobs WHERE status = 'completed' ORDER BY completed_at DESC LIMIT :limit
+FROM jobs INDEXED BY jobs_completed WHERE status = 'completed' ORDER BY completed_at DESC LIMIT :limit

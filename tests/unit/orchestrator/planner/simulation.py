@@ -1,8 +1,9 @@
 """A machine on which jobs come, run and end while the planner decides; every decision is checked by plain counting."""
 
-from collections import Counter
+from collections import Counter, deque
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from itertools import islice
 from uuid import UUID
 
 from orchestrator.domain import Owner, Queued
@@ -49,15 +50,15 @@ class Simulation:
         self._owners = {owner.name: owner for owner in self.owners}
 
     def run(self, works: Sequence[Work], *, until: float = float("inf")) -> None:
-        coming = sorted(works, key=lambda work: work.at)
+        coming = deque(sorted(works, key=lambda work: work.at))
         while self.now <= until:
             while coming and coming[0].at <= self.now:
-                work = coming.pop(0)
+                work = coming.popleft()
                 self._work[work.job.id], self._left_s[work.job.id] = work, work.runs_s
                 self.queue.put(work.job)
             self._end()
             self._decide()
-            moments = [*self._ends().values(), *(work.at for work in coming[:1])]
+            moments = [*self._ends().values(), *(work.at for work in islice(coming, 1))]
             if not moments:
                 return
             self.now = max(min(moments), self.now)

@@ -2,6 +2,7 @@
 
 from dataclasses import replace
 from typing import Any
+from uuid import UUID
 
 import pytest
 from hypothesis import given, settings
@@ -64,6 +65,22 @@ def test_whatever_comes_nothing_is_overbooked_and_all_that_can_run_does(
         (left,) = [work.job for work in found if work.job.id == job_id]
         from_outside = {"gpu_busy", "gpu_memory_busy"} if on.blocked else set()
         assert simulation.reason(left) in {"exceeds_machine", "quota"} | from_outside
+
+
+def test_a_hundred_thousand_jobs_all_start_each_owners_in_order() -> None:
+    one = asking(cpus=1)
+    jobs = [
+        replace(one, id=UUID(int=place + 1), owner=f"owner-{place % 10}", created_at=float(place))
+        for place in range(100_000)
+    ]
+    found = [Work(0.0, job, runs_s=10.0, guess=None) for job in jobs]
+    simulation = Simulation(machine(cpus=2_000), checks=False)
+    simulation.run(found)
+    assert len(simulation.started) == len(found)
+    assert simulation.now == pytest.approx(10.0 * len(found) / 2_000)
+    for owner in range(10):
+        times = [simulation.started[work.job.id] for work in found[owner::10]]
+        assert times == sorted(times)
 
 
 def stream(every_s: float, until: float, runs_s: list[float], guess: float | None, **asked: Any) -> list[Work]:
