@@ -1,6 +1,7 @@
 """What holds of a home once everything has come to rest, whatever was killed before."""
 
 import asyncio
+import json
 import re
 from collections.abc import Collection, Iterable
 from dataclasses import dataclass, field
@@ -64,16 +65,20 @@ def check_invariants(
     executor: Executor,
     *,
     acknowledged: Collection[UUID] = (),
+    cancelled: Collection[UUID] = (),
     ends: Collection[JobStatus] = TERMINAL,
 ) -> Remains:
     """Fail unless all holds of the home; nothing may be going on there any more.
 
-    ``acknowledged``: jobs whose submit was answered. ``ends``: the statuses that jobs may have come to rest in.
+    ``acknowledged``: jobs whose submit was answered. ``cancelled``: those whose cancel was. ``ends``: the statuses that
+    jobs may have come to rest in.
     """
     remains = asyncio.run(Remains.of(settings))
     _nothing_is_lost(remains, acknowledged, ends)
     _nothing_is_left(remains, executor)
     for job in remains.jobs:
+        is_kept = job.id not in cancelled or job.status is JobStatus.CANCELLED
+        remains.expect(is_kept, f"the cancel of {job.id} was acknowledged, and it {job.status}")
         _history_is_lawful(remains, job)
         _events_are_whole(remains, job)
         _attempts_follow_each_other(remains, job)
@@ -130,6 +135,9 @@ def _events_are_whole(remains: Remains, job: Job) -> None:
             kept == list(range(1, written + 1)),
             f"{attempt.name} wrote {written} events, kept are {len(kept)}: {kept[:5]} ... {kept[-5:]}",
         )
+        orders = RunDir.of(remains.settings.home, job.id, attempt.number).commands
+        told = [json.loads(line)["id"] for line in orders.read_bytes().splitlines()] if orders.exists() else []
+        remains.expect(len(told) == len(set(told)), f"{attempt.name} was told twice: {told}")
     for command in remains.commands[job.id]:
         remains.expect(command.status != "requested", f"{job.id}: nobody answered {command}")
 

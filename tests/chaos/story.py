@@ -1,5 +1,6 @@
 """A story in which all happens that the orchestrator does to jobs; whenever it dies, somebody starts it again."""
 
+from collections.abc import Collection
 from functools import partial
 from uuid import UUID
 
@@ -123,9 +124,9 @@ def tell_of_an_orphan(host: Host, fault: str = "") -> None:
     until(lambda: host.ask(Client.health) and not host.owned(), "it was removed")
 
 
-def look_at(host: Host) -> Remains:
+def look_at(host: Host, *, cancelled: Collection[UUID] = ()) -> Remains:
     """Check what remains of a home whose orchestrator has ended, and what was shown of it meanwhile."""
-    remains = check_invariants(host.settings, host.executor(), acknowledged=host.acknowledged)
+    remains = check_invariants(host.settings, host.executor(), acknowledged=host.acknowledged, cancelled=cancelled)
     for viewer in host.viewers:
         if viewer.job_id not in host.acknowledged:
             continue

@@ -20,7 +20,7 @@ from tests.chaos.story import container, look_at, training
 from tests.chaos.worker import STARTS
 from tests.waiting import until
 
-SCHEDULES = int(os.environ.get("CHAOS_SCHEDULES", "20"))
+SCHEDULES = int(os.environ.get("CHAOS_SCHEDULES", "12"))
 """How many are tried, each from a seed of its own; ``CHAOS_FIRST`` is the first seed."""
 FIRST = int(os.environ.get("CHAOS_FIRST", "0"))
 ACTIONS = 25
@@ -34,6 +34,8 @@ class Schedule:
     def __init__(self, host: Host, seed: int) -> None:
         self.host, self.dice = host, random.Random(seed)
         self.jobs: list[UUID] = []
+        self.cancelled: set[UUID] = set()
+        """Jobs whose cancel was answered."""
 
     def act(self) -> None:
         """Do anything at all."""
@@ -73,6 +75,8 @@ class Schedule:
                 answer = self.host.ask(lambda client: getattr(client, action)(job_id))
                 if action == "restart" and answer is not None:
                     self.jobs.append(answer.id)
+                if action == "cancel" and answer is not None:
+                    self.cancelled.add(job_id)
 
     def kill_orchestrator(self) -> None:
         self.host.kill()
@@ -124,4 +128,4 @@ def test_nothing_is_lost_in_any_order_of_events(seed: int, host: Host) -> None:
     for _ in range(ACTIONS):
         schedule.act()
     schedule.come_to_rest()
-    look_at(host)
+    look_at(host, cancelled=schedule.cancelled)

@@ -56,7 +56,10 @@ class Orchestrator:
 
     async def crash(self) -> None:
         """Drop it at whatever await it is in."""
-        await self._life.__aexit__(None, None, None)
+        ending = asyncio.ensure_future(self._life.__aexit__(None, None, None))
+        await asyncio.wait({ending}, timeout=PATIENCE_S)
+        assert ending.done(), f"it does not end: {[task.get_stack() for task in asyncio.all_tasks()]}"
+        await ending
 
     @property
     def state(self) -> State:
@@ -92,6 +95,7 @@ class Home(RuleBasedStateMachine):
         self.engine = FakeEngine(number())
         self.engine.programs = {"python": train()}
         self.jobs: list[UUID] = []
+        self.cancelled: set[UUID] = set()
         self._runner = asyncio.Runner()
         self.orchestrator: Orchestrator | None = None
         self.start()
@@ -148,7 +152,9 @@ class Home(RuleBasedStateMachine):
     def ask(self, action: str, place: int) -> None:
         assert self.orchestrator is not None
         with suppress(StateConflict):
-            self.run(getattr(self.orchestrator.control, action)(self.jobs[place % len(self.jobs)]))
+            job = self.run(getattr(self.orchestrator.control, action)(self.jobs[place % len(self.jobs)]))
+            if action == "cancel":
+                self.cancelled.add(job.id)
 
     @precondition(lambda self: self.alive and self.jobs)
     @rule(place=st.integers(0, 100), fresh=st.booleans())
@@ -204,7 +210,7 @@ class Home(RuleBasedStateMachine):
             self.run(self.engine.close())
             self._runner.close()
             self._patch.undo()
-        check_invariants(self.settings, FakeExecutor(self.engine), acknowledged=self.jobs)
+        check_invariants(self.settings, FakeExecutor(self.engine), acknowledged=self.jobs, cancelled=self.cancelled)
         self._folder.cleanup()
 
     async def _come_to_rest(self) -> None:
