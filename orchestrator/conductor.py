@@ -85,7 +85,8 @@ class Conductor:
             due = await self._store.schedules.next_at()
             seconds = LOOK_S if due is None else min(LOOK_S, max((due - datetime.now(UTC)).total_seconds(), 0.0))
             with suppress(TimeoutError):
-                await asyncio.wait_for(news.wait(), seconds)
+                async with asyncio.timeout(seconds):
+                    await news.wait()
             # The bell rings for every metric of every job; what is waited for here is rarer.
             await asyncio.sleep(REST_S)
 

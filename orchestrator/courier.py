@@ -141,7 +141,8 @@ class Courier:
                 self._changed.clear()
                 await self._look_after_all()
                 with suppress(TimeoutError):
-                    await asyncio.wait_for(self._changed.wait(), 60)
+                    async with asyncio.timeout(60):
+                        await self._changed.wait()
         finally:
             for task in self._tasks.values():
                 task.cancel()
@@ -220,7 +221,8 @@ class Courier:
             if not more:
                 await asyncio.sleep(_LULL_S)
                 with suppress(TimeoutError):
-                    await asyncio.wait_for(news.wait(), _RECHECK_S)
+                    async with asyncio.timeout(_RECHECK_S):
+                        await news.wait()
 
     async def _tell_page(self, hook: Webhook, after: int) -> tuple[int, bool]:
         """Tell some of what waits; up to where nothing is left, and whether to look again at once."""

@@ -106,7 +106,8 @@ class Lookout:
             await asyncio.sleep(max(GAP_S, REST * took_s) if self._watches else 0)
             pause_s = max(self._poll_s, self._rarely_s)
             with suppress(TimeoutError):
-                await asyncio.wait_for(self._due.wait(), pause_s if self._watches else None)
+                async with asyncio.timeout(pause_s if self._watches else None):
+                    await self._due.wait()
 
     async def _look(self) -> None:
         watches = list(self._watches)

@@ -238,7 +238,7 @@ class Home(RuleBasedStateMachine):
 
 TestHome = Home.TestCase
 TestHome.settings = settings(
-    max_examples=int(os.environ.get("CHAOS_EXAMPLES", "40")),
+    max_examples=int(os.environ.get("CHAOS_EXAMPLES", "25")),
     stateful_step_count=30,
     deadline=None,
     print_blob=True,
