@@ -150,7 +150,8 @@ async def _running(settings: Settings, given: Executor | None, instruments: Inst
     if await store.recovery.is_empty():
         _tell(await rebuild(store, settings.home))
     others = all_executors(settings)
-    executor = given or await select_executor(settings, others)
+    used = (await store.tallies()).attempts_begun
+    executor = given or await select_executor(settings, others, used=used)
     broker, probe, growth = Broker(), GpuProbe(), Growth()
     scheduler = Scheduler(
         store=store,

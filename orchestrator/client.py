@@ -359,6 +359,10 @@ class Client:
         }
         return self._get(JobPage, "/api/jobs", query)
 
+    def queue(self, *, limit: int | None = None) -> JobPage:
+        """Jobs that wait, in the order of their turns."""
+        return self._get(JobPage, "/api/queue", {"limit": limit})
+
     def each_job(
         self,
         *,

@@ -16,16 +16,30 @@ from orchestrator.errors import Forbidden, OrchestratorError, Unauthenticated
 from orchestrator.quota import can_punch
 from orchestrator.settings import Settings
 from orchestrator.transport import Unreachable
+from orchestrator.views import SystemStatus
 
 if TYPE_CHECKING:
     from docker import DockerClient
 
+    from orchestrator.gpus import Gpu
+
 _NEEDED_BY = {
-    "orchestrator": ("fastapi", "uvicorn", "aiosqlite", "docker", "pynvml", "psutil"),
+    "orchestrator": ("fastapi", "uvicorn", "aiosqlite", "docker", "pynvml", "psutil", "prometheus_client"),
     "dashboard": ("streamlit",),
     "worker": ("torch", "transformers", "safetensors", "numpy"),
 }
 """Extra -> the modules it brings."""
+_ENGINE_LIMITS = {
+    "MemoryLimit": "memory",
+    "SwapLimit": "swap",
+    "CpuCfsQuota": "CPU time",
+    "PidsLimit": "processes",
+}
+"""What an engine tells of itself -> what it can then limit."""
+_STUCK = frozenset({"exceeds_machine", "gpu_unknown"})
+_ENOUGH_INODES = 100_000
+_ENOUGH_FILES = 4096
+_HOT_C = 85.0
 _OLDEST_PYTHON = (3, 11)
 _ENOUGH_DISK_GB = 10.0
 _ENOUGH_MEMORY_GB = 4.0
@@ -95,7 +109,10 @@ def docker(settings: Settings) -> Iterator[Finding]:
         return
     try:
         info: dict[str, Any] = engine.info()
-        yield Finding(name="docker", state="ok", detail=f"Docker {info.get('ServerVersion')} answers")
+        storage, groups = info.get("Driver", "?"), info.get("CgroupVersion", "?")
+        told = f"Docker {info.get('ServerVersion')} answers (storage {storage}, control groups {groups})"
+        yield Finding(name="docker", state="ok", detail=told)
+        yield from _limits(info)
         yield _image(engine, settings.worker_image)
         yield _gpu_runtime(info)
     except (sdk.errors.DockerException, RequestException) as error:
@@ -136,6 +153,20 @@ def _image(engine: "DockerClient", name: str) -> Finding:
     return Finding(name="worker image", state="ok", detail=f"{name} ({image.attrs['Size'] / 1e9:.1f} GB)")
 
 
+def _limits(info: dict[str, Any]) -> Iterator[Finding]:
+    """Whether the engine can hold jobs to what they were given."""
+    lacking = [meaning for key, meaning in _ENGINE_LIMITS.items() if info.get(key) is False]
+    if lacking:
+        remedy = (
+            "enable these control groups in the kernel (on Debian: cgroup_enable=memory swapaccount=1), then reboot"
+        )
+        detail = f"the engine cannot limit {', '.join(lacking)}: a job may take what others need"
+        yield Finding(name="container limits", state="warning", detail=detail, remedy=remedy)
+    if info.get("Driver") == "vfs":
+        remedy = "use overlay2: vfs copies the whole image for every job"
+        yield Finding(name="container storage", state="warning", detail="the slow driver vfs", remedy=remedy)
+
+
 def _gpu_runtime(info: dict[str, Any]) -> Finding:
     runtimes = set(info.get("Runtimes") or {})
     devices = [device.get("ID", "") for device in info.get("DiscoveredDevices") or []]
@@ -150,33 +181,40 @@ def _gpu_runtime(info: dict[str, Any]) -> Finding:
 
 
 def gpus(settings: Settings) -> Iterator[Finding]:
-    """The NVIDIA driver and the GPUs it sees."""
+    """The NVIDIA driver, the GPUs it sees, and how they are."""
     if importlib.util.find_spec("pynvml") is None:
         return
-    import pynvml
+    from orchestrator.nvml import GpuProbe
 
-    try:
-        pynvml.nvmlInit()
-    except pynvml.NVMLError as error:
+    report = GpuProbe()()
+    if report.error is not None:
         remedy = "install the NVIDIA driver if this machine has a GPU; without one jobs train on the CPU"
-        yield Finding(name="gpu", state="warning", detail=f"no NVIDIA driver answers ({error})", remedy=remedy)
+        yield Finding(name="gpu", state="warning", detail=f"no NVIDIA driver answers ({report.error})", remedy=remedy)
         return
-    try:
-        driver = pynvml.nvmlSystemGetDriverVersion()
-        names = [
-            pynvml.nvmlDeviceGetName(pynvml.nvmlDeviceGetHandleByIndex(index))
-            for index in range(pynvml.nvmlDeviceGetCount())
-        ]
-    except pynvml.NVMLError as error:
+    for unread in report.unread:
         remedy = "nvidia-smi tells more; a reboot after a driver update often helps"
-        yield Finding(name="gpu", state="warning", detail=f"the driver does not list GPUs ({error})", remedy=remedy)
-        return
-    finally:
-        pynvml.nvmlShutdown()
-    if names:
-        yield Finding(name="gpu", state="ok", detail=f"{', '.join(names)} (driver {driver})")
-    else:
-        yield Finding(name="gpu", state="warning", detail=f"none (driver {driver})", remedy="jobs train on the CPU")
+        yield Finding(name="gpu", state="warning", detail=unread, remedy=remedy)
+    if not report.gpus and not report.unread:
+        yield Finding(
+            name="gpu", state="warning", detail=f"none (driver {report.driver})", remedy="jobs train on the CPU"
+        )
+    for gpu in report.gpus:
+        name = f"gpu {gpu.index}" if gpu.instance is None else f"gpu {gpu.index}:{gpu.instance}"
+        about = f"{gpu.name}, {gpu.memory_total_mb / 1024:.0f} GiB, driver {report.driver}"
+        yield _gpu(name, about, gpu)
+
+
+def _gpu(name: str, about: str, gpu: "Gpu") -> Finding:
+    if gpu.problems:
+        remedy = "nvidia-smi -q and dmesg tell more; a reset or a reboot, or have it exchanged"
+        return Finding(name=name, state="warning", detail=f"{about}: {'; '.join(gpu.problems)}", remedy=remedy)
+    if gpu.temperature_c is not None and gpu.temperature_c >= _HOT_C:
+        remedy = "see that air gets through the machine; it lowers its clocks when it is hot"
+        return Finding(name=name, state="warning", detail=f"{about}: {gpu.temperature_c:.0f} °C", remedy=remedy)
+    if gpu.processes:
+        names = ", ".join(f"{process.pid} {process.name}".strip() for process in gpu.processes)
+        about += f"; in use by {names}"
+    return Finding(name=name, state="ok", detail=about)
 
 
 def home(settings: Settings) -> Iterator[Finding]:
@@ -189,6 +227,11 @@ def home(settings: Settings) -> Iterator[Finding]:
         return
     made = "" if existing == settings.home else " (made at the first start)"
     yield Finding(name="home", state="ok", detail=f"{settings.home}{made}")
+    inodes = os.statvfs(existing)
+    if inodes.f_files and inodes.f_favail < _ENOUGH_INODES:
+        remedy = "a disk can be out of files while there is room: delete small ones, or set SAEFORGE_HOME elsewhere"
+        detail = f"only {inodes.f_favail} more files fit on the disk of {existing}"
+        yield Finding(name="files on disk", state="warning", detail=detail, remedy=remedy)
     free_gb = shutil.disk_usage(existing).free / 1e9
     if free_gb >= _ENOUGH_DISK_GB:
         yield Finding(name="disk", state="ok", detail=f"{free_gb:.0f} GB free under {existing}")
@@ -269,7 +312,7 @@ def ports_and_orchestrator(settings: Settings) -> Iterator[Finding]:
             yield Finding(name="orchestrator", state="warning", detail=error.message, remedy=remedy)
             return
         try:
-            client.system_status()
+            status = client.system_status()
         except (Unauthenticated, Forbidden) as error:
             detail = f"{client.url} answers, but refuses the key"
             yield Finding(name="orchestrator", state="missing", detail=detail, remedy=error.suggestion, required=True)
@@ -278,6 +321,42 @@ def ports_and_orchestrator(settings: Settings) -> Iterator[Finding]:
             yield Finding(name="orchestrator", state="warning", detail=error.message, remedy=error.suggestion)
             return
         yield Finding(name="orchestrator", state="ok", detail=f"{version} answers at {client.url} and takes the key")
+        yield from _troubles(status)
+
+
+def _troubles(status: SystemStatus) -> Iterator[Finding]:
+    """What keeps a running orchestrator from its work."""
+    if status.engine_error:
+        remedy = "start the engine: jobs that wait for it go on by themselves"
+        yield Finding(name="engine", state="warning", detail=status.engine_error, remedy=remedy)
+    if status.disk_error:
+        remedy = "free space (saeforge cleanup, saeforge purge): the queue goes on by itself"
+        yield Finding(name="room for jobs", state="warning", detail=status.disk_error, remedy=remedy)
+    foreign = [gpu for gpu in status.gpus if gpu.foreign_processes]
+    for gpu in foreign:
+        whose = ", ".join(f"{each.pid} {each.name}".strip() for each in gpu.processes if each.foreign)
+        detail = f"GPU {gpu.index} is used from outside and not handed out: {whose or gpu.foreign_processes}"
+        yield Finding(name="foreign processes", state="warning", detail=detail, remedy="end them to have it back")
+    if stuck := {reason: n for reason, n in status.queue.by_reason.items() if reason in _STUCK}:
+        told = ", ".join(f"{n} for {reason}" for reason, n in sorted(stuck.items()))
+        remedy = "'saeforge top' shows which; what exceeds the machine has to be submitted with less"
+        yield Finding(
+            name="queue", state="warning", detail=f"jobs wait that time alone will not start: {told}", remedy=remedy
+        )
+
+
+def open_files(settings: Settings) -> Iterator[Finding]:
+    """How many files and connections one process may have open: every viewer is one, and every job that runs."""
+    import resource
+
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if soft >= _ENOUGH_FILES or soft == resource.RLIM_INFINITY:
+        yield Finding(name="open files", state="ok", detail=f"{soft} at a time")
+        return
+    remedy = (
+        f"ulimit -n {_ENOUGH_FILES if hard > _ENOUGH_FILES else hard} before 'saeforge up', or LimitNOFILE= in its unit"
+    )
+    yield Finding(name="open files", state="warning", detail=f"only {soft} at a time", remedy=remedy)
 
 
 def _ports(settings: Settings) -> Iterator[Finding]:
@@ -317,5 +396,6 @@ CHECKS: tuple[Callable[[Settings], Iterator[Finding]], ...] = (
     home,
     database,
     memory,
+    open_files,
     ports_and_orchestrator,
 )

@@ -106,7 +106,8 @@ class Settings(ClientSettings):
     allowed_roots: str = ""
     """Directories beside <home>/models and <home>/datasets that jobs may read, separated by colons."""
     executor: Literal["auto", "docker", "process"] = "auto"
-    """Where jobs run; auto takes Docker when an engine answers, else plain processes without isolation."""
+    """Where jobs run; auto takes Docker where it answers, is installed or has run jobs of this home, and lets them wait
+    while it is down; elsewhere plain processes without isolation."""
     worker_image: str = "saeforge-worker:latest"
     """Image of saeforge's own worker."""
     host_home: str = ""

@@ -41,6 +41,9 @@ from orchestrator.views import (
 from worker_image.contract.jobs import JOB_TYPES
 from worker_image.contract.rundir import RunDir
 
+MOST_LOOKED_AT = 20
+"""Queued jobs looked at for each that is asked for, where a key may see only some types."""
+
 router = APIRouter(prefix="/api", tags=["jobs"])
 
 JobId = Annotated[UUID, Path(alias="id", description="The job's id.")]
@@ -177,6 +180,30 @@ async def jobs(
         total=total,
         next_cursor=str(Cursor.after(found[-1])) if more else None,
     )
+
+
+@router.get("/queue")
+@needs(Role.READ)
+async def queue(orchestrator: Orchestrator, who: Who, limit: Annotated[int, Query(ge=1, le=1000)] = 50) -> JobPage:
+    """Jobs that wait, in the order of their turns as of the last plan; who came since is only counted."""
+    turns = orchestrator.scheduler.waits
+    wanted = JobFilter(status=(JobStatus.QUEUED,), within_owner=who.owner, within_types=who.types)
+    _, total = await orchestrator.store.jobs(wanted, limit=1)
+
+    def within_reach() -> list[UUID]:
+        return [job.id for job in turns.jobs() if who.owner in (None, job.owner)]
+
+    found: list[Job] = []
+    for job_id in (await asyncio.to_thread(within_reach))[: limit * MOST_LOOKED_AT]:
+        if len(found) == limit:
+            break
+        # It may have been purged since.
+        with suppress(NotFound):
+            job = await orchestrator.store.job(job_id)
+            if job.status is JobStatus.QUEUED and who.covers(job.owner, job.type):
+                found.append(job)
+    waits = await orchestrator.scheduler.waits_of(found)
+    return JobPage(items=[JobView(**_fields(orchestrator, job, waits.get(job.id))) for job in found], total=total)
 
 
 @router.get("/jobs/{id}")

@@ -16,6 +16,7 @@ from orchestrator.cli import (
     server,
     submission,
     sweeps,
+    top,
     upkeep,
     webhooks,
 )
@@ -51,6 +52,7 @@ for module in (
     pipelines,
     jobs,
     following,
+    top,
     metrics,
     keys,
     owners,

@@ -168,6 +168,17 @@ async def _in_thread(action: Callable[[], T]) -> T:
     return await outcome
 
 
+def engine_is_installed() -> bool:
+    """Whether there is an engine on this machine that this user may use, though it may be down. Blocking.
+
+    Told by its socket: that is made by the system when it starts, before the engine itself, and stays when that dies.
+    """
+    address = str(docker.utils.parse_host(os.environ.get("DOCKER_HOST")))
+    if not address.startswith(_UNIX):
+        return True  # somebody named an engine elsewhere
+    return os.access(address.removeprefix(_UNIX), os.W_OK)
+
+
 def _knock() -> None:
     """Raise OSError unless somebody listens: the SDK would leave the socket of a failed connection open."""
     address = str(docker.utils.parse_host(os.environ.get("DOCKER_HOST")))

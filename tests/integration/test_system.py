@@ -20,7 +20,7 @@ def show(orchestrator: Orchestrator, *gpus: Gpu, **report: Any) -> None:
         return GpuReport(gpus, **report)
 
     orchestrator.state.monitor._probe = probe
-    orchestrator.state.scheduler._board._probe = probe
+    orchestrator.state.scheduler._probe = orchestrator.state.scheduler._board._probe = probe
     # A look that was under way saw the machine as it was before.
     orchestrator.does(look_afresh(orchestrator))
 
@@ -63,6 +63,18 @@ def test_waiting_jobs_are_counted_by_reason_and_the_oldest_is_told(orchestrator:
     assert queue.by_reason == {"cpu_busy": 1, "behind_others": 1} or sum(queue.by_reason.values()) == 2
     assert queue.oldest_age_s is not None
     assert queue.oldest_age_s >= 0
+
+
+def test_the_queue_is_told_in_the_order_of_turns(orchestrator: Orchestrator) -> None:
+    for _ in range(4):
+        orchestrator.reaches(orchestrator.submit(), "running")
+    low, high, normal = (orchestrator.submit(priority=priority) for priority in (-5, 5, 0))
+    until(lambda: len(orchestrator.client.queue().items) == 3, "the plan knows them")
+    queue = orchestrator.client.queue()
+    assert [str(job.id) for job in queue.items] == [high, normal, low]
+    assert [job.wait.position for job in queue.items if job.wait] == [1, 2, 3]
+    first = orchestrator.client.queue(limit=1)
+    assert ([str(job.id) for job in first.items], first.total) == ([high], 3)
 
 
 def test_a_gpu_is_told_with_its_processes_and_whose_they_are(orchestrator: Orchestrator) -> None:

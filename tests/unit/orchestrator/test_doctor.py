@@ -2,8 +2,11 @@
 
 import json
 import os
+import resource
 import socket
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 from typer.testing import CliRunner
@@ -12,8 +15,11 @@ from orchestrator import doctor
 from orchestrator.cli import app
 from orchestrator.cli.console import ExitCode
 from orchestrator.doctor import Finding
+from orchestrator.gpus import Gpu, GpuProcess, GpuReport
+from orchestrator.nvml import GpuProbe
 from orchestrator.settings import Settings
 from tests.scripted_api import HEALTH, Answer, Script, error_json, http_server
+from tests.unit.orchestrator.test_top import GPU, system
 
 
 @pytest.fixture(autouse=True)
@@ -146,3 +152,61 @@ def test_whether_logs_can_be_bounded_is_told(monkeypatch: pytest.MonkeyPatch, ab
 
 def test_without_a_quota_nothing_is_said_of_it() -> None:
     assert found(doctor.log_quota, Settings(log_quota_mb=0)) == {}
+
+
+def test_what_the_engine_cannot_limit_is_told() -> None:
+    told = list(doctor._limits({"MemoryLimit": False, "SwapLimit": True, "Driver": "vfs"}))
+    assert [finding.name for finding in told] == ["container limits", "container storage"]
+    assert "memory" in told[0].detail
+    assert "swap" not in told[0].detail
+    assert list(doctor._limits({"MemoryLimit": True, "Driver": "overlay2"})) == []
+
+
+@pytest.mark.parametrize(
+    ("changes", "state", "words"),
+    [
+        ({}, "ok", "140 GiB"),
+        ({"processes": (GpuProcess(5, "games"),)}, "ok", "in use by 5 games"),
+        ({"temperature_c": 91.0}, "warning", "91 °C"),
+        ({"lost": True, "problems": ("it is lost: GPU is lost",)}, "warning", "it is lost"),
+    ],
+)
+def test_each_gpu_is_told_with_how_it_is(
+    monkeypatch: pytest.MonkeyPatch, changes: dict[str, Any], state: str, words: str
+) -> None:
+    gpu = Gpu("GPU-a", 1, "H200", 143_360, 0, **changes)
+    monkeypatch.setattr(GpuProbe, "__call__", lambda _: GpuReport((gpu,), driver="560.35"))
+    told = found(doctor.gpus)["gpu 1"]
+    assert told.state == state
+    assert words in told.detail
+
+
+def test_a_gpu_that_cannot_be_read_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(GpuProbe, "__call__", lambda _: GpuReport(unread=("GPU 0 cannot be read: no permission",)))
+    assert "no permission" in found(doctor.gpus)["gpu"].detail
+
+
+def test_what_keeps_a_running_orchestrator_from_its_work_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    busy = GPU | {"lost": False}
+    told = system(
+        gpus=[busy], engine=None, engine_error="no answer", disk_error="full", queue={"by_reason": {"gpu_unknown": 2}}
+    )
+    with http_server(Script(Answer(body=HEALTH), Answer(body=told))) as url:
+        monkeypatch.setenv("SAEFORGE_URL", url)
+        seen = found(doctor.ports_and_orchestrator)
+    assert seen["engine"].detail == "no answer"
+    assert seen["room for jobs"].detail == "full"
+    assert "12 games" in seen["foreign processes"].detail
+    assert "2 for gpu_unknown" in seen["queue"].detail
+
+
+def test_too_few_open_files_are_told_with_the_number_to_set(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(resource, "getrlimit", lambda _: (256, 1024))
+    told = found(doctor.open_files)["open files"]
+    assert (told.state, "ulimit -n 1024" in str(told.remedy)) == ("warning", True)
+
+
+def test_a_disk_that_is_out_of_files_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    disk = SimpleNamespace(f_files=1000, f_favail=3, f_bavail=1 << 30, f_blocks=1 << 31, f_bfree=1 << 30, f_frsize=4096)
+    monkeypatch.setattr(os, "statvfs", lambda _: disk)
+    assert "only 3 more files" in found(doctor.home)["files on disk"].detail

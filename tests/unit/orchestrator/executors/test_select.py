@@ -1,5 +1,7 @@
 """Which executor runs the jobs."""
 
+import socket
+from collections.abc import Collection
 from pathlib import Path
 
 import pytest
@@ -15,8 +17,8 @@ def no_engine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("DOCKER_HOST", f"unix://{tmp_path}/no-engine.sock")
 
 
-async def selected(settings: Settings) -> Executor:
-    return await select_executor(settings, all_executors(settings))
+async def selected(settings: Settings, used: Collection[str] = ()) -> Executor:
+    return await select_executor(settings, all_executors(settings), used=used)
 
 
 async def test_without_an_engine_auto_takes_plain_processes_and_says_so(
@@ -26,6 +28,30 @@ async def test_without_an_engine_auto_takes_plain_processes_and_says_so(
     assert executor.name == "process"
     assert len(caplog.records) == 1
     assert "without isolation" in caplog.text
+
+
+async def test_an_engine_that_is_installed_and_down_is_waited_for(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    with socket.socket(socket.AF_UNIX) as dead:
+        dead.bind(str(tmp_path / "no-engine.sock"))
+    executor = await selected(Settings(home=tmp_path, executor="auto"))
+    assert executor.name == "docker"
+    assert "jobs wait for it" in caplog.text
+    await executor.close()
+
+
+async def test_an_engine_that_has_run_jobs_of_this_home_is_waited_for(tmp_path: Path) -> None:
+    executor = await selected(Settings(home=tmp_path, executor="auto"), used={"docker": 3, "process": 1})
+    assert executor.name == "docker"
+    await executor.close()
+
+
+async def test_an_engine_elsewhere_is_waited_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("DOCKER_HOST", "tcp://127.0.0.1:1")
+    executor = await selected(Settings(home=tmp_path, executor="auto"))
+    assert executor.name == "docker"
+    await executor.close()
 
 
 async def test_docker_by_name_is_taken_even_while_its_engine_is_down(tmp_path: Path) -> None:
