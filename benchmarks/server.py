@@ -6,6 +6,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+import psutil
+
 from orchestrator.app import serve
 from orchestrator.client import Client, Unreachable
 from orchestrator.executors.fake import FakeEngine, FakeExecutor
@@ -22,7 +24,11 @@ class Server:
         self.home, self.port = home, free_port()
         inherited = {name: value for name, value in os.environ.items() if not name.startswith("SAEFORGE_")}
         given = {f"SAEFORGE_{name.upper()}": value for name, value in settings.items()}
-        own = {"SAEFORGE_HOME": str(home), "SAEFORGE_PORT": str(self.port), "SAEFORGE_LOG_LEVEL": "warning"}
+        own = {
+            "SAEFORGE_HOME": str(home),
+            "SAEFORGE_PORT": str(self.port),
+            "SAEFORGE_LOG_LEVEL": "warning",
+        }
         self.process = subprocess.Popen([sys.executable, "-m", "benchmarks.server"], env=inherited | own | given)
         with Client(f"http://127.0.0.1:{self.port}", "none yet", retries=0) as client:
             until(lambda: self._ready(client), "the orchestrator is ready", timeout_s=60)
@@ -37,6 +43,12 @@ class Server:
     @property
     def key(self) -> str:
         return (self.home / "api-key").read_text().strip()
+
+    @property
+    def cpu_s(self) -> float:
+        """Processor time that it has used so far."""
+        times = psutil.Process(self.process.pid).cpu_times()
+        return float(times.user + times.system)
 
     def client(self) -> Client:
         return Client(f"http://127.0.0.1:{self.port}", self.key)

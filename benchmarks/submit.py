@@ -37,10 +37,12 @@ def measure(folder: Path, requests: int, connections: list[int], rates: list[flo
     rows: list[tuple[object, ...]] = []
 
     def put_on(title: str, asked: load.Load) -> None:
+        used_before = server.cpu_s
         seen = load.run(asked)
+        cpu_ms = 1000 * (server.cpu_s - used_before) / len(seen.statuses)
         assert set(seen.statuses) <= {200, 201}, f"refused: {sorted(set(seen.statuses))}"
         answered.extend(seen.ids)
-        rows.append((title, *_figures(seen), len(answered)))
+        rows.append((title, *_figures(seen), cpu_ms, len(answered)))
 
     try:
         server.fill()
@@ -59,8 +61,10 @@ def measure(folder: Path, requests: int, connections: list[int], rates: list[flo
     finally:
         server.kill()
     check(server.home / "saeforge.db", answered)
-    rows.append(("the disk: one row, one commit, nothing else", *_alone(folder / "alone.db", min(requests, 1000)), ""))
-    show("Submitting jobs", ("", "per second", "p50 ms", "p99 ms", "longest ms", "queued then"), rows)
+    rows.append(
+        ("the disk: one row, one commit, nothing else", *_alone(folder / "alone.db", min(requests, 1000)), "", "")
+    )
+    show("Submitting jobs", ("", "per second", "p50 ms", "p99 ms", "longest ms", "CPU ms each", "queued then"), rows)
 
 
 def check(database: Path, answered: list[str]) -> None:
