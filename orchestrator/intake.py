@@ -33,7 +33,10 @@ async def admit(submission: JobSubmission, inventory: Inventory) -> Job:
     Raises:
         InvalidInput: naming the field at fault and what to do.
     """
-    return await asyncio.to_thread(_admitted, submission, submission.params, inventory)
+    params = parse_params(submission.type, submission.params)
+    # What it refers to lies on a disk that may be slow.
+    inputs = await asyncio.to_thread(_resolve, params, inventory) if params.references() else {}
+    return _made(submission, params, inputs)
 
 
 async def admit_sweep(submission: SweepSubmission, inventory: Inventory) -> tuple[Sweep, list[Job]]:
@@ -67,16 +70,15 @@ def _admitted_all(
     for index, params in enumerate(each):
         if "env" in JOB_TYPES[sweep.type].model_fields:
             params = params | {"env": {**params.get("env", {}), ARRAY_INDEX: str(index)}}
-        job = _admitted(submission, params, inventory)
+        parsed = parse_params(submission.type, params)
+        job = _made(submission, parsed, _resolve(parsed, inventory))
         # Jobs start in the order of their making, which a clock need not tell apart.
         made = sweep.created_at + timedelta(microseconds=index)
         jobs.append(replace(job, name=f"{sweep.name}-{index:0{digits}d}", sweep=sweep.id, created_at=made))
     return jobs
 
 
-def _admitted(submission: JobSubmission, given: dict[str, Any], inventory: Inventory) -> Job:
-    params = parse_params(submission.type, given)
-    inputs = _resolve(params, inventory)
+def _made(submission: JobSubmission, params: Params, inputs: dict[str, str]) -> Job:
     job_id = uuid4()
     return Job(
         id=job_id,
