@@ -184,8 +184,9 @@ class Scheduler:
         waits = self.waits
         queued = [job for job in jobs if job.status is JobStatus.QUEUED]
         found = dict.fromkeys((job.id for job in queued), _unplanned(waits))
-        # What just came is in no plan; the places of all the others need not be told for that.
-        planned = [job.id for job in queued if job.created_at.timestamp() <= waits.made_at]
+        # What just came is in no plan; the places of all the others need not be worked out for that.
+        known = self._board.queue
+        planned = [job.id for job in queued if job.id in known and job.created_at.timestamp() <= waits.made_at]
         if planned:
             found |= await asyncio.to_thread(lambda: {job_id: waits[job_id] for job_id in planned if job_id in waits})
         return found

@@ -22,6 +22,7 @@ from orchestrator.errors import (
     InvalidInput,
     NotFound,
     OrchestratorError,
+    QuotaExceeded,
     SettingsError,
     StateConflict,
     TooLarge,
@@ -63,7 +64,7 @@ class ExitCode(IntEnum):
     NOT_FOUND = 7
     """There is no such job, attempt or file."""
     CONFLICT = 8
-    """The job's state does not allow this."""
+    """The job's state, or its owner's limit, does not allow this."""
     ORCHESTRATOR_ERROR = 9
     """The orchestrator could not do it, or answered something unknown."""
     INTERRUPTED = 130
@@ -74,7 +75,7 @@ _OF_ERROR: tuple[tuple[tuple[type[OrchestratorError], ...], ExitCode], ...] = (
     ((Unreachable,), ExitCode.UNREACHABLE),
     ((Unauthenticated, Forbidden), ExitCode.NOT_ALLOWED),
     ((NotFound,), ExitCode.NOT_FOUND),
-    ((StateConflict,), ExitCode.CONFLICT),
+    ((StateConflict, QuotaExceeded), ExitCode.CONFLICT),
     ((InvalidInput, SettingsError, TooLarge, ImageMissing), ExitCode.BAD_INPUT),
 )
 _OF_STATUS = {

@@ -18,17 +18,21 @@ Limit = Annotated[str | None, typer.Option(metavar="N|none", help="The most, or 
 
 def add_to(app: typer.Typer) -> None:
     """Register the commands of this module."""
-    owners = typer.Typer(no_args_is_help=False, invoke_without_command=True, help="Show and limit owners of jobs.")
-    owners.callback()(show)
+    owners = typer.Typer(invoke_without_command=True)
+    owners.callback()(_unless_told_otherwise)
     owners.command("set")(set_limits)
     app.add_typer(owners, name="owners")
 
 
-@command
-def show(context: typer.Context, json: Json = False) -> None:
+def _unless_told_otherwise(context: typer.Context, json: Json = False) -> None:
     """Show who uses how much of the machine, and how much each may."""
-    if context.invoked_subcommand is not None:
-        return
+    if context.invoked_subcommand is None:
+        show(json=json)
+
+
+@command
+def show(json: Json = False) -> None:
+    """Show who uses how much of the machine, and how much each may."""
     with Client() as client:
         found = client.owners()
     if json:

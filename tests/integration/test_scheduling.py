@@ -1,10 +1,14 @@
 """Whose turn it is, from the request to the attempt: owners and their limits, shared GPUs, and making room."""
 
+import json
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from typer.testing import CliRunner
 
+from orchestrator.cli import app
+from orchestrator.cli.console import ExitCode
 from orchestrator.client import Client
 from orchestrator.domain import Resources
 from orchestrator.errors import Forbidden, InvalidInput, QuotaExceeded
@@ -97,3 +101,24 @@ def test_only_admins_set_limits_and_an_owner_sees_itself_alone(machine: Orchestr
         assert [view.owner for view in scoped.owners()] == ["ada"]
         with pytest.raises(Forbidden):
             scoped.set_owner("ada", share=10)
+
+
+def test_the_command_line_shows_owners_and_changes_what_it_is_told_alone(
+    machine: Orchestrator, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("SAEFORGE_URL", machine.url)
+    monkeypatch.setenv("SAEFORGE_API_KEY", machine.key)
+
+    def says(*words: str, code: int = 0) -> str:
+        result = CliRunner().invoke(app, words)
+        assert result.exit_code == code, result.output
+        return result.output
+
+    says("owners", "set", "ada", "--share", "2", "--max-gpus", "4")
+    says("owners", "set", "ada", "--max-gpus", "none", "--max-queued", "0")
+    (ada,) = machine.client.owners()
+    assert (ada.share, ada.max_gpus, ada.max_queued) == (2, None, 0)
+    assert "0 of 0" in says("owners")
+    assert [view["owner"] for view in json.loads(says("owners", "--json"))] == ["ada"]
+    says("owners", "set", "ada", code=ExitCode.BAD_INPUT)
+    says("submit", "container", "--image", "busybox", "--owner", "ada", "--", "true", code=ExitCode.CONFLICT)
