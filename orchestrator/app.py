@@ -7,7 +7,7 @@ import logging
 import os
 import socket
 from collections.abc import AsyncIterator, Callable, Iterator
-from contextlib import asynccontextmanager, contextmanager, nullcontext, suppress
+from contextlib import asynccontextmanager, contextmanager, nullcontext
 
 import uvicorn
 from fastapi import Depends, FastAPI
@@ -208,14 +208,16 @@ async def _running(settings: Settings, given: Executor | None, instruments: Inst
     conducting = asyncio.create_task(conductor.run(), name="conductor")
     conducting.add_done_callback(_die_with_it)
     keeping_use = asyncio.create_task(keyring.keep_use(), name="last use of keys")
+    for task in (telling, keeping, watching, sampling, keeping_use):
+        task.add_done_callback(_say_if_it_failed)
     try:
         yield state
     finally:
         broker.close()
         for task in (watching, sampling, keeping, telling, reconciling, conducting, keeping_use):
             task.cancel()
-            with suppress(asyncio.CancelledError):
-                await task
+            # Not awaited itself: one that failed would keep the rest from being closed, and the process from ending.
+            await asyncio.wait({task})
         await state.feeds.close()
         await growth.close()
         for each in {executor, *others.values()}:
@@ -247,10 +249,17 @@ def _tell_of_log_quota(settings: Settings) -> None:
         )
 
 
+def _say_if_it_failed(task: asyncio.Task[None]) -> bool:
+    """Whether it did. Jobs go on without any of what is only said of."""
+    if task.cancelled() or (error := task.exception()) is None:
+        return False
+    logger.critical("the %s failed", task.get_name(), exc_info=error)
+    return True
+
+
 def _die_with_it(task: asyncio.Task[None]) -> None:
     """An orchestrator that does half of its work must not look alive: jobs go on, a restart re-attaches to them."""
-    if not task.cancelled() and (error := task.exception()) is not None:
-        logger.critical("the %s failed", task.get_name(), exc_info=error)
+    if _say_if_it_failed(task):
         os.kill(os.getpid(), 15)
 
 

@@ -139,7 +139,10 @@ class Courier:
         try:
             while True:
                 self._changed.clear()
-                await self._look_after_all()
+                try:
+                    await self._look_after_all()
+                except (OrchestratorError, sqlite3.Error) as error:
+                    logger.error("webhooks cannot be looked at: %s", error)
                 with suppress(TimeoutError):
                     async with asyncio.timeout(60):
                         await self._changed.wait()

@@ -2,11 +2,12 @@
 
 import asyncio
 import logging
+import sqlite3
 from dataclasses import replace
 from datetime import UTC, datetime
 
 from orchestrator.access import ApiKey, Principal, Role, actor, digest_of, key_id_of, new_key
-from orchestrator.errors import InvalidInput, NotFound
+from orchestrator.errors import InvalidInput, NotFound, OrchestratorError
 from orchestrator.store import Store
 
 logger = logging.getLogger(__name__)
@@ -108,7 +109,10 @@ class KeyRing:
             while True:
                 await self._in_use.wait()
                 await asyncio.sleep(FLUSH_S)
-                await self._flush()
+                try:
+                    await self._flush()
+                except (OrchestratorError, sqlite3.Error) as error:
+                    logger.warning("when keys were used last cannot be written down: %s", error)
         finally:
             await self._flush()
 

@@ -169,8 +169,12 @@ class Scheduler:
     async def _begin(self, start: Start) -> None:
         # A job cancelled since the queue was read has simply left it.
         with suppress(StateConflict, NotFound):
+            job = await self._store.job(start.job.id)
+            if job.resources != start.job.shape.resources:
+                # Changed since: what was found for it is not what it asks for now.
+                return
             attempt = await self._store.begin_attempt(
-                await self._store.job(start.job.id),
+                job,
                 executor=self.executor.name,
                 gpus=start.gpus,
                 cpus=start.cpus,
@@ -208,11 +212,11 @@ class Scheduler:
 
     async def preempt(self, victim: UUID, beneficiary: UUID) -> None:
         """Have a running job write a checkpoint and go back to the queue, to make room for another one."""
-        job = await self._store.job(victim)
-        if job.status is not JobStatus.RUNNING or "pause" not in JOB_TYPES[job.type].commands:
-            return
         # Whatever it did or its user asked for in the meantime makes room as well, or is looked at by the next plan.
-        with suppress(StateConflict):
+        with suppress(StateConflict, NotFound):
+            job = await self._store.job(victim)
+            if job.status is not JobStatus.RUNNING or "pause" not in JOB_TYPES[job.type].commands:
+                return
             await self._store.request(
                 job,
                 Pause(id=uuid4(), ts=time.time()),
@@ -352,11 +356,10 @@ class Scheduler:
                     continue
                 try:
                     attempt = await self._store.attempt(owned.job_id, owned.attempt)
+                    if attempt.ended_at is not None:
+                        await self._supervise(attempt)
                 except NotFound:
                     unknown.append(owned.handle)
-                    continue
-                if attempt.ended_at is not None:
-                    await self._supervise(attempt)
             await self._reap(unknown)
 
     async def _reap(self, unknown: Sequence[str]) -> None:

@@ -273,7 +273,7 @@ class Gate:
         ticket = self._tickets.pop(name, None) if isinstance(name, str) else None
         if ticket is None or ticket.expires_at < time.monotonic() or not self._still_in(ticket.principal):
             raise Unauthenticated("the ticket is unknown, used or expired", suggestion="ask POST /api/tickets for one")
-        if ticket.job_id is not None and ticket.job_id not in _jobs_named(connection):
+        if ticket.job_id is not None and _jobs_named(connection) != {ticket.job_id}:
             raise Unauthenticated("the ticket is for another job", suggestion="ask POST /api/tickets for one")
         return ticket.principal
 
@@ -312,7 +312,7 @@ class Gate:
             stay.reschedule(now)
 
 
-def _jobs_named(connection: HTTPConnection) -> set[UUID | None]:
+def _jobs_named(connection: HTTPConnection) -> set[UUID]:
     """The jobs that a connection is about: named in its path, or as ``?job=``."""
-    texts = [*connection.scope["path"].split("/"), connection.query_params.get("job")]
-    return {_uuid(text) for text in texts}
+    texts = [*connection.scope["path"].split("/"), *connection.query_params.getlist("job")]
+    return {job_id for text in texts if (job_id := _uuid(text)) is not None}

@@ -49,7 +49,7 @@ async def _schedule(
 ) -> Schedule:
     """Raises: NotFound."""
     found = await orchestrator.store.schedules.get(schedule_id)
-    if who.owner not in (None, found.owner):
+    if not _reaches(who, found):
         raise no_schedule(schedule_id)
     return found
 
@@ -127,7 +127,7 @@ async def add_schedule(orchestrator: Orchestrator, who: Who, submission: Schedul
 async def schedules(orchestrator: Orchestrator, who: Who) -> SchedulePage:
     """Schedules, newest first."""
     found = await orchestrator.store.schedules.list()
-    return SchedulePage(items=[ScheduleView.model_validate(item) for item in found if who.owner in (None, item.owner)])
+    return SchedulePage(items=[ScheduleView.model_validate(item) for item in found if _reaches(who, item)])
 
 
 @router.get("/schedules/{schedule}")
@@ -182,6 +182,12 @@ def _may_submit(who: Principal, submission: PipelineSubmission) -> None:
 
 def _mine(who: Principal, found: Pipeline) -> bool:
     return all(who.covers(found.owner, record.step.type.replace("-", "_")) for record in found.steps)
+
+
+def _reaches(who: Principal, found: Schedule) -> bool:
+    """Whether all that it submits is within somebody's reach."""
+    submitted = found.submission["steps"] if found.kind == "pipeline" else [found.submission]
+    return all(who.covers(found.owner, item["type"].replace("-", "_")) for item in submitted)
 
 
 async def _view(orchestrator: State, found: Pipeline) -> PipelineView:

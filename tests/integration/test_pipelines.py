@@ -8,6 +8,7 @@ from uuid import UUID
 import pytest
 
 from orchestrator.client import Client
+from orchestrator.domain import Owner
 from orchestrator.errors import InvalidInput, NotFound
 from orchestrator.executors.fake import FakeEngine
 from orchestrator.views import PipelineView
@@ -145,6 +146,27 @@ def test_a_key_of_one_owner_sees_no_pipeline_or_schedule_of_another(orchestrator
             client.cancel_pipeline(made.id)
         with pytest.raises(NotFound):
             client.remove_schedule(daily.id)
+
+
+def test_a_key_for_one_job_type_sees_no_schedule_of_another(orchestrator: Orchestrator) -> None:
+    job = orchestrator.client.schedule("0 3 * * *", container_job())
+    steps = {"steps": [container("a")]}
+    orchestrator.client.schedule("0 4 * * *", steps, kind="pipeline")
+    key = orchestrator.client.create_key("trainer", role="write", types=["train_sae"]).key
+    with Client(orchestrator.url, key) as client:
+        assert client.schedules().items == []
+        with pytest.raises(NotFound):
+            client.remove_schedule(job.id)
+
+
+def test_a_step_waits_while_its_owner_may_queue_no_further_job(orchestrator: Orchestrator) -> None:
+    orchestrator.does(orchestrator.state.store.owners.put(Owner("ada", max_queued=0)))
+    made = orchestrator.client.pipeline([container("a")], owner="ada")
+    assert made.steps[0].state == "waiting"
+    orchestrator.does(orchestrator.state.conductor.look(datetime.now(UTC)))
+    orchestrator.does(orchestrator.state.store.owners.put(Owner("ada")))
+    orchestrator.does(orchestrator.state.conductor.look(datetime.now(UTC)))
+    orchestrator.run_of(job_of(orchestrator, made, "a"))
 
 
 def test_a_schedule_submits_its_job_when_it_is_due_and_once(orchestrator: Orchestrator) -> None:
