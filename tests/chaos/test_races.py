@@ -1,10 +1,13 @@
 """The user asks for an end at every moment of a job's life, over the API."""
 
+import asyncio
 import random
+import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import suppress
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -132,6 +135,32 @@ def test_an_end_can_be_asked_for_at_any_moment(
         if job.status not in TERMINAL:
             orchestrator.client.cancel(job.id)
     purged(orchestrator, job_id)
+
+
+@pytest.mark.parametrize("action", ["cancel", "stop"])
+def test_an_end_asked_for_while_another_is_being_settled_counts(
+    action: str, orchestrator: Orchestrator, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    judging, asked = threading.Event(), threading.Event()
+    newest_checkpoint = supervisor.newest_checkpoint
+
+    async def after_the_question(*args: Any) -> Path | None:
+        judging.set()
+        await asyncio.to_thread(asked.wait, 20)
+        return await newest_checkpoint(*args)
+
+    monkeypatch.setattr(supervisor, "newest_checkpoint", after_the_question)
+    job_id = submit(orchestrator, "train_sae", name="plain")
+    orchestrator.reaches(job_id, "running")
+    orchestrator.exit(job_id, 1)
+    assert judging.wait(20)
+    getattr(orchestrator.client, action)(job_id)
+    asked.set()
+    until(lambda: orchestrator.status(job_id) in TERMINAL, "it ends")
+    # The job was read before the question came, and judged by what was wanted then: it has to be judged again.
+    wanted = JobStatus.CANCELLED if action == "cancel" else JobStatus.STOPPED
+    assert orchestrator.status(job_id) == wanted
+    until(lambda: not orchestrator.engine.runs, "nothing is left on the engine")
 
 
 def purged(one: Orchestrator, job_id: str) -> None:
