@@ -7,7 +7,7 @@ from uuid import UUID
 from orchestrator.client import Client
 from orchestrator.domain import JobStatus, Resources, RetryPolicy
 from orchestrator.series import CHUNK_POINTS
-from tests.chaos.host import Host
+from tests.chaos.host import TIMEOUT_S, Host
 from tests.chaos.inputs import put_inputs
 from tests.chaos.invariants import Remains, check_invariants
 from tests.waiting import until
@@ -43,7 +43,14 @@ def tell(host: Host, fault: str = "") -> Remains:
     numbered = host.submit("container", container(), resources=SMALL)
     dying = host.submit("train_sae", training(), name="dies-once", resources=SMALL, retry=RetryPolicy(backoff_s=0.05))
     # These go on until they are told otherwise, however slow the machine is.
-    paused, cancelled, stopped = (host.submit("train_sae", training(LONG), resources=SMALL) for _ in range(3))
+    names = ("plain", "deaf", "plain")
+    paused, cancelled, stopped = (
+        host.submit("train_sae", training(LONG), name=name, resources=SMALL) for name in names
+    )
+    # The first command of all is to one that never answers, so that it is still open when the next orchestrator looks.
+    host.reaches(cancelled, {JobStatus.RUNNING})
+    host.ask(lambda client: client.checkpoint(cancelled))
+    until(lambda: orders_of(host, cancelled), "it is told", timeout_s=TIMEOUT_S)
     low = host.submit("train_sae", training(LONG), resources=Resources(gpus=2, cpus=1))
     host.reaches(low, {JobStatus.RUNNING})
     high = host.submit("train_sae", training(20), priority=10, resources=Resources(gpus=1, cpus=1))
@@ -52,7 +59,6 @@ def tell(host: Host, fault: str = "") -> Remains:
     host.ask(lambda client: client.pause(paused))
     host.reaches(stopped, {JobStatus.RUNNING})
     host.ask(lambda client: client.stop(stopped))
-    host.reaches(cancelled, {JobStatus.RUNNING})
     host.ask(lambda client: client.cancel(cancelled))
     host.reaches(paused, {JobStatus.PAUSED})
     host.ask(lambda client: client.resume(paused))
@@ -65,11 +71,17 @@ def tell(host: Host, fault: str = "") -> Remains:
         host.reaches(job_id, {JobStatus.COMPLETED})
     host.reaches(cancelled, {JobStatus.CANCELLED})
     host.quiesce()
-    host.acknowledged.discard(cancelled)
-    host.ask(lambda client: client.purge(cancelled))
+    host.acknowledged.discard(stopped)
+    host.ask(lambda client: client.purge(stopped))
     host.quiesce()
     host.end()
     return look_at(host)
+
+
+def orders_of(host: Host, job_id: UUID) -> bytes:
+    """What the job was told, as far as the orchestrator has come; asking notices its death."""
+    host.job(job_id)
+    return RunDir.of(host.home, job_id, 1).commands.read_bytes()
 
 
 def tell_of_containers(host: Host, image: str, fault: str = "") -> Remains:

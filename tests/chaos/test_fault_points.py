@@ -16,8 +16,6 @@ from tests.chaos.story import tell, tell_of_an_orphan, tell_of_many_measurements
 PACKAGE = Path(orchestrator.__file__).parent
 ON_ENGINES_ONLY = frozenset({"container_created"})
 """Points of the Docker executor: ``test_docker_faults.py`` reaches them."""
-UNREACHED = frozenset({"preempted"})
-"""Points of what no plan asks for yet."""
 
 STORIES = {"orphan_stopped": tell_of_an_orphan, "chunks_written": tell_of_many_measurements}
 """Point -> the story that reaches it, where the usual one does not."""
@@ -29,7 +27,7 @@ def points_in(file: Path) -> set[str]:
 
 def points() -> list[str]:
     found = {point for file in PACKAGE.rglob("*.py") for point in points_in(file)}
-    return sorted(found - ON_ENGINES_ONLY - UNREACHED)
+    return sorted(found - ON_ENGINES_ONLY)
 
 
 @pytest.mark.parametrize("point", points())
