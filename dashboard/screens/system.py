@@ -1,16 +1,20 @@
 """System: the machine, the engine, and what lies on its disk."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from html import escape
 
 import streamlit as st
 
 from dashboard import connection, markup
 from dashboard.quantities import ago, duration, mebibytes, size
+from dashboard.sparkline import BARS, sparkline
 from orchestrator.errors import OrchestratorError
-from orchestrator.views import ArtifactView, Inventory, JobView, ModelView, SystemStatus
+from orchestrator.views import ArtifactView, GpuView, HistoryView, Inventory, JobView, ModelView, SystemStatus
 
 TICK_S = 3
+HISTORY_TICK_S = 10
+HISTORY_S = 3600.0
 INVENTORY_TICK_S = 30
 MOST_JOBS_NAMED = 500
 """Newest training jobs whose names are looked up for the list of SAEs; older ones show by their id."""
@@ -29,22 +33,114 @@ def machine() -> None:
         return
     if system.engine_error:
         st.html(markup.banner("The container engine does not answer", system.engine_error))
+    if system.disk_error:
+        st.html(markup.banner("Nothing new starts for want of disk space", system.disk_error))
+    for gpu in system.gpus:
+        if gpu.lost or gpu.problems:
+            title = f"GPU {number(gpu)} is lost" if gpu.lost else f"GPU {number(gpu)} is not well"
+            st.html(markup.banner(title, "; ".join(gpu.problems), kind="error" if gpu.lost else "warning"))
     st.html(markup.section("Machine") + meters(system))
     st.html(markup.section("GPUs", str(len(system.gpus) or "")) + gpus(system))
-    facts = [
-        ("version", system.version),
+    if any(gpu.processes for gpu in system.gpus):
+        st.html(markup.section("On the GPUs") + processes(system))
+    columns = (("Queue", queue(system)), ("Engine", engine(system)), ("Orchestrator", itself(system)))
+    blocks = "".join(f"<div>{markup.section(title)}{markup.pairs(facts)}</div>" for title, facts in columns)
+    st.html(f'<div class="sf-columns">{blocks}</div>')
+
+
+@st.fragment(run_every=HISTORY_TICK_S)
+def history() -> None:
+    """The last hour; keeps the last sight of it while the orchestrator is away."""
+    with suppress(OrchestratorError):
+        st.session_state["history"] = connection.client().system_history(since_s=HISTORY_S, max_points=4 * BARS)
+    seen: HistoryView | None = st.session_state.get("history")
+    system: SystemStatus | None = st.session_state.get("system")
+    if seen is not None and system is not None and seen.traces:
+        st.html(markup.section("The last hour") + courses(seen, system))
+
+
+def courses(seen: HistoryView, system: SystemStatus) -> str:
+    end = seen.until.timestamp()
+    # It fills from the left until there is an hour of it.
+    first = min(trace.times[0] for trace in seen.traces.values())
+    begin = max(end - HISTORY_S, min(first, end - 600))
+
+    def course(label: str, name: str, told: Callable[[float], str], most: float | None = None) -> str:
+        return sparkline(label, seen.traces.get(name), begin=begin, end=end, most=most, told=told)
+
+    shown = [
+        course("CPU", "cpu_percent", percent, 100),
+        course("Memory", "memory_used_mb", mebibytes, system.memory_total_mb),
+        course("Disk free", "disk_free_mb", mebibytes, system.disk_total_mb),
+        course("Attempts running", "attempts_running", count),
+        course("Jobs queued", "jobs_queued", count),
+    ]
+    for gpu in system.gpus:
+        own, name = f"gpu/{gpu.uuid}/", f"GPU {number(gpu)}"
+        shown += [
+            course(f"{name} busy", f"{own}utilization", lambda share: percent(100 * share), 1),
+            course(f"{name} memory", f"{own}memory_used_mb", mebibytes, gpu.memory_total_mb),
+            course(f"{name} temperature", f"{own}temperature_c", lambda value: f"{value:.0f} °C", 100),
+            course(f"{name} power", f"{own}power_w", lambda value: f"{value:.0f} W", gpu.power_limit_w),
+        ]
+    return f'<div class="sf-sparks">{"".join(shown)}</div>'
+
+
+def queue(system: SystemStatus) -> list[tuple[str, object]]:
+    told = system.queue
+    return [
+        *((f"jobs {status.value}", number) for status, number in system.jobs.items() if number),
+        *((f"waiting for {reason.replace('_', ' ')}", number) for reason, number in sorted(told.by_reason.items())),
+        ("waiting longest", duration(told.oldest_age_s) if told.oldest_age_s is not None else None),
+        ("begun in the last hour", told.begun_last_hour),
+        ("ended in the last hour", told.ended_last_hour),
+    ]
+
+
+def engine(system: SystemStatus) -> list[tuple[str, object]]:
+    health = system.engine_health
+    latency_s = health.latency_s if health else None
+    return [
         ("executor", system.executor),
         ("engine", system.engine),
-        ("up for", duration(system.uptime_s)),
-        ("home", system.home),
-        *((f"jobs {status.value}", count) for status, count in system.jobs.items() if count),
+        ("answered in", None if latency_s is None else f"{1000 * latency_s:.1f} ms"),
+        ("NVIDIA driver", system.gpu_driver),
+        *(health.facts.items() if health else ()),
     ]
-    st.html(markup.section("Orchestrator") + markup.pairs(facts))
+
+
+def itself(system: SystemStatus) -> list[tuple[str, object]]:
+    own = system.orchestrator
+    taken: list[tuple[str, object]] = []
+    if own is not None:
+        taken = [
+            ("memory", mebibytes(own.memory_mb)),
+            ("CPU", f"{own.cpu_percent:.1f} % of a core"),
+            ("open files", own.open_files),
+        ]
+    return [("version", system.version), ("up for", duration(system.uptime_s)), *taken, ("home", system.home)]
+
+
+def percent(value: float) -> str:
+    return f"{value:.0f} %"
+
+
+def count(value: float) -> str:
+    return f"{value:,.0f}".replace(",", " ")
+
+
+def number(gpu: GpuView) -> str:
+    return str(gpu.index) if gpu.instance is None else f"{gpu.index}:{gpu.instance}"
 
 
 def meters(system: SystemStatus) -> str:
     cores = f"{system.cpus:g} cores for jobs"
-    shown = [markup.meter("CPU", system.cpu_percent, 100, f"{system.cpu_percent:.0f} %", cores, alarming=False)]
+    if system.load_average:
+        cores = f"load {system.load_average[0]:.1f} · {cores}"
+    shown = [
+        markup.meter("CPU", system.cpu_percent, 100, percent(system.cpu_percent), cores, alarming=False)
+        + core_bars(system.core_percent)
+    ]
     for name, used, total in (
         ("Memory", system.memory_used_mb, system.memory_total_mb),
         ("Swap", system.swap_used_mb, system.swap_total_mb),
@@ -52,7 +148,20 @@ def meters(system: SystemStatus) -> str:
         if total:
             shown.append(markup.meter(name, used, total, f"{mebibytes(used)} / {mebibytes(total)}"))
     shown.append(markup.disk_meter(system))
-    return f'<div class="sf-meters">{"".join(shown)}</div>'
+    if system.inodes_total:
+        used = system.inodes_total - system.inodes_free
+        free = f"{count(system.inodes_free)} free"
+        shown.append(markup.meter("Files on disk", used, system.inodes_total, free))
+    return f'<div class="sf-meters">{"".join(f"<div>{each}</div>" for each in shown)}</div>'
+
+
+def core_bars(cores: Sequence[float]) -> str:
+    """How busy each core is, side by side."""
+    if len(cores) < 2:
+        return ""
+    bars = "".join(f'<i style="height:{max(3.0, min(100.0, busy)):.0f}%"></i>' for busy in cores)
+    told = ", ".join(percent(busy) for busy in cores)
+    return f'<div class="sf-cores" role="img" aria-label="Each core: {told}" title="{told}">{bars}</div>'
 
 
 def gpus(system: SystemStatus) -> str:
@@ -60,19 +169,48 @@ def gpus(system: SystemStatus) -> str:
         return markup.empty("No GPU: jobs run on the CPU", escape(system.gpu_error or "none was found"))
     rows = [
         [
-            str(gpu.index),
-            escape(gpu.name),
+            number(gpu),
+            f"{escape(gpu.name)}{_state(gpu)}",
             f"{mebibytes(gpu.memory_used_mb)} / {mebibytes(gpu.memory_total_mb)}",
-            "–" if gpu.utilization is None else f"{gpu.utilization * 100:.0f} %",
+            "–" if gpu.utilization is None else percent(gpu.utilization * 100),
             "–" if gpu.temperature_c is None else f"{gpu.temperature_c:.0f} °C",
-            "–" if gpu.power_w is None else f"{gpu.power_w:.0f} W",
+            _power(gpu),
+            escape(", ".join(gpu.throttling)) or "–",
             ", ".join(markup.job_link(job, "a job") for job in gpu.leased_by) or "free",
             str(gpu.foreign_processes),
         ]
         for gpu in system.gpus
     ]
-    headers = ["#gpu", "name", "#memory", "#busy", "#temperature", "#power", "leased by", "#foreign processes"]
+    headers = ["#gpu", "name", "#memory", "#busy", "#temperature", "#power", "throttled by", "leased by",
+               "#foreign processes"]  # fmt: skip
     return markup.table(headers, rows, label="GPUs")
+
+
+def _state(gpu: GpuView) -> str:
+    return "<small>lost: figures as last seen</small>" if gpu.lost else ""
+
+
+def _power(gpu: GpuView) -> str:
+    if gpu.power_w is None:
+        return "–"
+    return f"{gpu.power_w:.0f} W" if gpu.power_limit_w is None else f"{gpu.power_w:.0f} / {gpu.power_limit_w:.0f} W"
+
+
+def processes(system: SystemStatus) -> str:
+    rows = [
+        [
+            number(gpu),
+            str(process.pid),
+            escape(process.name) or "–",
+            "–" if process.memory_mb is None else mebibytes(process.memory_mb),
+            "from outside" if process.job_id is None else markup.job_link(process.job_id, str(process.job_id)[:8]),
+            "yes" if process.foreign else "",
+        ]
+        for gpu in system.gpus
+        for process in gpu.processes
+    ]
+    headers = ["#gpu", "#pid", "program", "#GPU memory", "job", "foreign"]
+    return markup.table(headers, rows, label="Processes on the GPUs")
 
 
 @st.fragment(run_every=INVENTORY_TICK_S)
@@ -122,4 +260,5 @@ def listing(items: list[ModelView], kind: str, folder: str) -> str:
 
 st.html('<h1 class="sf-title">System</h1>')
 machine()
+history()
 inventory()

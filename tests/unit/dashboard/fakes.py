@@ -17,6 +17,7 @@ from orchestrator.views import (
     EventPage,
     GpuView,
     Health,
+    HistoryView,
     Inventory,
     JobDetail,
     JobPage,
@@ -29,6 +30,7 @@ from orchestrator.views import (
     ResourcePoint,
     SystemStatus,
     TicketView,
+    TraceView,
 )
 from worker_image.contract.jobs import JOB_TYPES
 
@@ -78,6 +80,7 @@ class FakeClient:
         self.calls: list[tuple[str, Any]] = []
         self.submissions: list[dict[str, Any]] = []
         self.gpus: list[GpuView] = []
+        self.traces: dict[str, TraceView] = {}
         self.saes: list[ArtifactView] = []
         self.log = {1: "first\nsecond\n"}
 
@@ -99,6 +102,10 @@ class FakeClient:
             cpus=2, cpu_percent=40, memory_total_mb=24_000, memory_used_mb=6000, swap_total_mb=0, swap_used_mb=0,
             disk_total_mb=64_000, disk_free_mb=30_000, home="/home", jobs=counts, uptime_s=3700,
         )  # fmt: skip
+
+    def system_history(self, **_: Any) -> HistoryView:
+        self._reach()
+        return HistoryView(until=NOW, step_s=10, traces=self.traces)
 
     def inventory(self) -> Inventory:
         self._reach()

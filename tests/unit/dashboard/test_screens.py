@@ -2,7 +2,7 @@
 
 from collections.abc import Callable
 from typing import Any
-from uuid import uuid4
+from uuid import UUID, uuid4
 
 import pytest
 from streamlit.testing.v1 import AppTest
@@ -10,8 +10,8 @@ from streamlit.testing.v1 import AppTest
 from dashboard import connection
 from orchestrator.domain import EndReason, JobStatus
 from orchestrator.errors import InvalidInput, StateConflict
-from orchestrator.views import ArtifactView, CommandView, FailureView, GpuView, WaitView
-from tests.unit.dashboard.fakes import FakeClient, html_of, make_job
+from orchestrator.views import ArtifactView, CommandView, FailureView, GpuProcessView, GpuView, TraceView, WaitView
+from tests.unit.dashboard.fakes import NOW, FakeClient, html_of, make_job
 
 OpenPage = Callable[..., AppTest]
 PAGES = ("overview", "submit", "job", "system")
@@ -271,3 +271,33 @@ def test_an_unknown_job_says_so(open_page: OpenPage) -> None:
 def test_without_an_id_the_newest_job_is_shown_and_named_in_the_address(open_page: OpenPage, fake: FakeClient) -> None:
     job = hold(fake)
     assert open_page("job").query_params["job"] == job
+
+
+def test_the_system_page_tells_how_gpus_are_and_who_is_on_them(open_page: OpenPage, fake: FakeClient) -> None:
+    job = hold(fake)
+    own = GpuProcessView(pid=11, name="python", memory_mb=900, job_id=UUID(job), foreign=False)
+    other = GpuProcessView(pid=12, name="<games>", memory_mb=None, job_id=None, foreign=True)
+    fake.gpus = [
+        GpuView(
+            uuid="GPU-1", index=0, name="H200", memory_total_mb=143_360, memory_used_mb=1024, utilization=0.5,
+            temperature_c=41, power_w=210, power_limit_w=700, leased_by=[UUID(job)], foreign_processes=1,
+            throttling=["power limit"], processes=[own, other],
+        ),
+        GpuView(
+            uuid="GPU-2", index=1, name="H200", memory_total_mb=143_360, memory_used_mb=0, utilization=None,
+            temperature_c=None, power_w=None, leased_by=[], foreign_processes=0, lost=True, problems=["off the bus"],
+        ),
+    ]  # fmt: skip
+    html = html_of(open_page("system"))
+    for words in ("210 / 700 W", "power limit", "from outside", "&lt;games&gt;", "GPU 1 is lost", "off the bus"):
+        assert words in html, words
+
+
+def test_the_system_page_draws_the_last_hour(open_page: OpenPage, fake: FakeClient) -> None:
+    end = NOW.timestamp()
+    fake.traces = {"cpu_percent": TraceView(times=[end - 20, end - 10], values=[10, 90])}
+    html = html_of(open_page("system"))
+    assert "The last hour" in html
+    assert 'aria-label="CPU: 10 % to 90 %, now 90 %"' in html
+    fake.traces = {}
+    assert "The last hour" not in html_of(open_page("system"))
