@@ -10,6 +10,7 @@ from orchestrator.domain import TERMINAL, Attempt, Intent, Job, JobStatus
 from orchestrator.store import rows
 from orchestrator.store.database import Database, Session
 from orchestrator.store.records import Ended
+from orchestrator.usage import weight
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,6 +84,7 @@ def _keep_attempt(session: Session, found: FoundAttempt) -> None:
             gpu_memory_mb=attempt.gpu_memory_mb,
             cpus=attempt.cpus,
             memory_mb=attempt.memory_mb,
+            weight=weight(attempt.cpus, len(attempt.gpus)),
             resume_from=attempt.resume_from,
             now=attempt.created_at.timestamp(),
         )
