@@ -45,7 +45,7 @@ class Cleaned:
     log_bytes: int = 0
     """Bytes of logs and event files, before they were packed."""
     left: int = 0
-    """Jobs that are due and for which the time did not suffice."""
+    """Jobs that are due and for which the time did not suffice, or whose files could not be changed."""
     orphans: tuple[Orphan, ...] = ()
     """Run directories of no known job."""
     orphans_removed: bool = False
@@ -95,21 +95,28 @@ class Cleanup:
             )
 
     async def _archive(self, before: datetime, deadline: float) -> Cleaned:
-        jobs = checkpoints = freed = log_bytes = 0
-        while due := await self._store.archive.due(before, limit=_BATCH):
+        jobs = checkpoints = freed = log_bytes = failed = 0
+        # Those that could not be archived stay due, and stand before the others: they are the oldest.
+        while due := await self._store.archive.due(before, limit=_BATCH, offset=failed):
             for job_id in due:
                 if time.monotonic() > deadline:
                     return Cleaned(jobs, checkpoints, freed, log_bytes, await self._store.archive.count_due(before))
                 plan = await self._plan(job_id)
                 # The files first: cut short here, the job is still due, and the next time does the rest.
-                job_freed = await asyncio.to_thread(_carry_out, plan)
+                try:
+                    job_freed = await asyncio.to_thread(_carry_out, plan)
+                except OSError as error:
+                    # What a job makes of its directory must not keep the others from being archived.
+                    logger.warning("job %s cannot be archived: %s", job_id, error)
+                    failed += 1
+                    continue
                 now = datetime.now(UTC)
                 if await self._store.archive.archive(job_id, now, removed=plan.removed, freed_bytes=job_freed):
                     jobs += 1
                 checkpoints += len(plan.folders)
                 freed += job_freed
                 log_bytes += plan.file_bytes
-        return Cleaned(jobs, checkpoints, freed, log_bytes)
+        return Cleaned(jobs, checkpoints, freed, log_bytes, failed)
 
     async def _foresee(self, before: datetime, deadline: float) -> Cleaned:
         jobs = checkpoints = freed = log_bytes = 0

@@ -89,6 +89,8 @@ class Scheduler:
         self._failures: Counter[tuple[UUID, int]] = Counter()
         self._next_sweep = 0.0
         self._ticked_at = float("-inf")
+        self._reaping: set[str] = set()
+        """Handles of those that are being removed."""
         self._orphans: dict[str, float] = {}
         """Handle of a container that belongs to no known job -> when it was first seen."""
         self._ahead: set[UUID] = set()
@@ -371,10 +373,23 @@ class Scheduler:
             if left_s > 0:
                 logger.warning("%s belongs to no known job; it will be removed in %.0f s", handle, left_s)
                 continue
-            logger.warning("%s belongs to no known job; removing it", handle)
+            if handle not in self._reaping:
+                logger.warning("%s belongs to no known job; removing it", handle)
+                self._reaping.add(handle)
+                # Not here: it may take its whole grace to end, and the plan would wait for it.
+                task = asyncio.create_task(self._remove_orphan(handle), name=f"remove {handle}")
+                self._tasks.add(task)
+                task.add_done_callback(self._tasks.discard)
+
+    async def _remove_orphan(self, handle: str) -> None:
+        try:
             await self.executor.stop(handle, self._settings.grace_s)
             faults.reach("orphan_stopped")
             await self.executor.remove(handle)
+        except EngineUnavailable as error:
+            logger.warning("%s is left for the next look: %s", handle, error)
+        finally:
+            self._reaping.discard(handle)
 
 
 def _unplanned(waits: Waits) -> Wait:

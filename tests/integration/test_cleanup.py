@@ -6,6 +6,7 @@ from uuid import UUID, uuid4
 
 import pytest
 
+from orchestrator import cleanup
 from orchestrator.client import Client
 from orchestrator.domain import JobStatus
 from orchestrator.errors import StateConflict
@@ -182,3 +183,21 @@ def test_a_directory_of_no_job_is_told_and_deleted_only_when_asked(orchestrator:
     assert not orphan.exists()
     assert (runs / "notes").exists()
     assert (runs / known).exists()
+
+
+def test_a_job_whose_files_cannot_be_changed_keeps_no_other_from_being_archived(
+    orchestrator: Orchestrator, client: Client, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    stuck, fine = trained(orchestrator), trained(orchestrator)
+    carry_out = cleanup._carry_out
+
+    def unless_stuck(plan: cleanup._Plan) -> int:
+        if str(plan.job_id) == stuck:
+            raise PermissionError("checkpoints")
+        return carry_out(plan)
+
+    monkeypatch.setattr(cleanup, "_carry_out", unless_stuck)
+    done = client.clean_up(older_than_days=0)
+    assert (done.jobs, done.left) == (1, 1)
+    assert names(client, fine) == ["step_30"]
+    assert names(client, stuck) == ["step_30", "step_20", "step_10"]
