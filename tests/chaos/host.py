@@ -41,7 +41,7 @@ class Host:
         self.deaths = 0
         """Orchestrators seen dead that nobody had asked to end."""
         self.viewers: list[Viewer] = []
-        chosen = {"home": home, "port": free_port(), "cpus": 8, "poll_s": 0.02, "grace_s": 5}
+        chosen = {"home": home, "port": free_port(), "cpus": 8, "poll_s": 0.02, "grace_s": 5, "preempt_after_s": 0}
         self.settings = Settings(**{**chosen, "executor": "process", **settings})
         self._environment = environment or {}
         self.acknowledged: set[UUID] = set()

@@ -90,7 +90,7 @@ class Home(RuleBasedStateMachine):
         self._patch.setattr(app, "GpuProbe", server.PretendedGpus)
         self._folder = tempfile.TemporaryDirectory()
         home = Path(self._folder.name)
-        self.settings = Settings(home=home, cpus=4, poll_s=0.002, grace_s=0.2, orphan_grace_s=0)
+        self.settings = Settings(home=home, cpus=4, poll_s=0.002, grace_s=0.2, orphan_grace_s=0, preempt_after_s=0)
         self.settings.runs.mkdir()
         self.engine = FakeEngine(number())
         self.engine.programs = {"python": train()}
