@@ -88,7 +88,8 @@ def run(*, once: bool, steps: int | None) -> int:
         say("model", str(demo_data.prepare_model(settings.home)))
         say("corpus", str(demo_data.prepare_corpus(settings.home)))
         image.finish()
-    key, is_new = api_key(settings)
+    is_new = settings.find_api_key() is None
+    key = api_key(settings)
     if is_new:
         say("API key", f"{key}  (shown once; kept in {settings.key_file})")
     with servers(settings) as running, Client(running.api, key) as client:
