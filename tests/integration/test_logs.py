@@ -214,7 +214,9 @@ def test_a_viewer_in_the_middle_of_what_is_dropped_goes_on_behind_it(bounded: Or
 def test_an_excess_is_told_as_an_event(bounded: Orchestrator) -> None:
     job_id, written = over_quota(bounded)
     (event,) = bounded.client.events(job_id, types=["log_over_quota"]).items
-    assert event.data == {"attempt": 1, "size_bytes": len(written), "quota_mb": 1, "dropping": True}
+    # The first look may find it while it is still being written.
+    assert 2**20 < event.data.pop("size_bytes") <= len(written)
+    assert event.data == {"attempt": 1, "quota_mb": 1, "dropping": True}
 
 
 def test_a_slow_viewer_is_moved_forward_if_it_asked_for_that(
