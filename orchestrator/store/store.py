@@ -536,8 +536,16 @@ class Store:
     async def request(
         self, job: Job, command: Command, *, to: JobStatus | None, reason: str, intent: Intent | None, phase: str
     ) -> Job:
-        """Keep a command for the job's live attempt; with ``to``, move the job in the same transaction."""
+        """Keep a command for the job's live attempt; with ``to``, move the job in the same transaction.
+
+        Raises:
+            StaleTransition: its status, or its attempt, is another one since it was read.
+        """
         async with self._db.transaction():
+            now = await self._job(job.id)
+            if (now.status, now.attempts) != (job.status, job.attempts):
+                # The command would be for an attempt that has ended: nobody would deliver it, and nobody settle it.
+                raise StaleTransition
             await self._db.run(
                 "insert_command",
                 id=str(command.id),

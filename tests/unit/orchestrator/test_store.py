@@ -239,6 +239,17 @@ async def test_a_command_nobody_answered_expires_with_its_attempt(store: Store) 
     assert [command.status for command in await store.commands(job.id)] == ["expired"]
 
 
+@pytest.mark.parametrize("end", [JobStatus.COMPLETED, JobStatus.QUEUED])
+async def test_no_command_is_kept_for_an_attempt_that_ended_meanwhile(store: Store, end: JobStatus) -> None:
+    job, attempt = await begun(store)
+    await finish(store, attempt, Ended(EndReason.LOST, end))
+    if end is JobStatus.QUEUED:
+        await store.begin_attempt(await store.job(job.id), executor="fake", gpus=(), cpus=1)
+    with pytest.raises(StaleTransition):
+        await store.request(job, CheckpointNow(id=uuid4(), ts=5), to=None, reason="", intent=None, phase="")
+    assert await store.commands(job.id) == []
+
+
 async def test_only_an_ended_job_can_be_purged_and_nothing_of_it_stays(store: Store, tmp_path: Path) -> None:
     job, attempt = await begun(store, training_job(tags=("t",)), gpus=("GPU-0",))
     with pytest.raises(StateConflict):
