@@ -13,7 +13,8 @@ from orchestrator.errors import InvalidInput, SettingsError, Unauthenticated
 
 SECRET = "a secret of more than thirty-two bytes"
 ALICE = Principal("k1", "alice's", Role.WRITE, owner="alice", types=("container",), key_id="k1")
-GOOD = {"sub": "alice", "role": "read", "exp": time.time() + 600}
+# Read when the file is collected, so its life has to outlast a slow run of the whole suite.
+GOOD = {"sub": "alice", "role": "read", "exp": time.time() + 24 * 3600}
 
 
 def always(_: str) -> bool:
