@@ -1,59 +1,98 @@
-"""Harvesting: running the language model over token sequences and keeping one module's output, token by token.
+"""Harvesting: running the language model over token sequences and keeping activations of some hookpoints, by token.
 
-Shapes: B sequences, T positions, N kept tokens, D = width of the activations.
+Shapes: B sequences, T positions, N kept tokens, D = width of all hookpoints' activations together.
 """
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from collections.abc import Sequence as Several
+from contextlib import ExitStack
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
 from worker_image.errors import OutOfGpuMemory, UserError
+from worker_image.lm.hookpoints import Hookpoint
 from worker_image.lm.tokens import Sequence
+
+Columns = dict[str, slice]
+"""Hookpoint, as the user wrote it -> its columns of D."""
 
 
 class _Reached(Exception):
-    """The hookpoint has its output; later layers would be wasted."""
+    """Every hookpoint has its activations; later layers would be wasted."""
 
 
 class Harvester:
-    """Gives the activations of one module of a language model."""
+    """Gives the activations of some hookpoints of a language model, side by side."""
 
     def __init__(
-        self, model: nn.Module, module_path: str, *, pad_id: int, batch_tokens: int, device: torch.device
+        self,
+        model: nn.Module,
+        hookpoints: Several[Hookpoint],
+        *,
+        pad_id: int,
+        batch_tokens: int,
+        device: torch.device,
+        dtype: torch.dtype | None = None,
     ) -> None:
+        """``batch_tokens``: at most so many a forward pass. ``dtype``: what to give; the model's own when None."""
         self._model = model
-        self._module = model.get_submodule(module_path)
-        self._module_path = module_path
+        self._hookpoints = tuple(hookpoints)
         self._pad_id = pad_id
         self._batch_tokens = batch_tokens
         self._device = device
+        self._dtype = dtype
+
+    def only(self, hookpoints: Several[Hookpoint]) -> "Harvester":
+        """The same for other hookpoints of the model."""
+        return Harvester(
+            self._model,
+            hookpoints,
+            pad_id=self._pad_id,
+            batch_tokens=self._batch_tokens,
+            device=self._device,
+            dtype=self._dtype,
+        )
+
+    def columns(self, sequence: Sequence) -> Columns:
+        """Which columns belong to which hookpoint, found by reading one sequence."""
+        widths = [acts_ND.shape[1] for acts_ND in self._activations([sequence])]
+        ends = np.cumsum(widths).tolist()
+        names = [hookpoint.name for hookpoint in self._hookpoints]
+        return {name: slice(end - width, end) for name, width, end in zip(names, widths, ends, strict=True)}
 
     def width(self, sequence: Sequence) -> int:
         """D, found by reading one sequence."""
-        return self._activations([sequence]).shape[1]
+        return sum(acts_ND.shape[1] for acts_ND in self._activations([sequence]))
 
-    def harvest(self, sequences: list[Sequence]) -> Iterator[Tensor]:
+    def harvest(self, sequences: Several[Sequence]) -> Iterator[Tensor]:
         """The kept tokens' activations, (N, D) a forward pass, shortest sequences first.
 
         Sequences of like length go together, so next to nothing is padded; within one length the order is kept, so
         the same sequences always give the same rows in the same order.
         """
-        for batch in self._batches(sorted(sequences, key=lambda sequence: len(sequence.ids))):
-            yield self._activations(batch)
+        for _, acts_ND in self.passes(sequences):
+            yield acts_ND
 
-    def _batches(self, ordered: list[Sequence]) -> Iterator[list[Sequence]]:
-        batch: list[Sequence] = []
-        for sequence in ordered:
-            if batch and (len(batch) + 1) * len(sequence.ids) > self._batch_tokens:
+    def passes(self, sequences: Several[Sequence]) -> Iterator[tuple[list[int], Tensor]]:
+        """As ``harvest``, with the indices of the sequences whose rows these are, in the order of the rows."""
+        order = sorted(range(len(sequences)), key=lambda index: len(sequences[index].ids))
+        for indices in self._batches(order, sequences):
+            yield indices, torch.cat(self._activations([sequences[index] for index in indices]), dim=1)
+
+    def _batches(self, order: list[int], sequences: Several[Sequence]) -> Iterator[list[int]]:
+        batch: list[int] = []
+        for index in order:
+            if batch and (len(batch) + 1) * len(sequences[index].ids) > self._batch_tokens:
                 yield batch
                 batch = []
-            batch.append(sequence)
+            batch.append(index)
         if batch:
             yield batch
 
-    def _activations(self, batch: list[Sequence]) -> Tensor:
+    def _activations(self, batch: list[Sequence]) -> list[Tensor]:
+        """(N, width) for each hookpoint."""
         longest = max(len(sequence.ids) for sequence in batch)
         ids_BT = np.full((len(batch), longest), self._pad_id, dtype=np.int64)
         mask_BT = np.zeros((len(batch), longest), dtype=np.int64)
@@ -61,57 +100,75 @@ class Harvester:
             ids_BT[row, : len(sequence.ids)] = sequence.ids
             mask_BT[row, : len(sequence.ids)] = 1
         kept_N = np.concatenate([row * longest + sequence.kept for row, sequence in enumerate(batch)])
-        output_BTD = self._output(torch.from_numpy(ids_BT), torch.from_numpy(mask_BT))
-        if output_BTD.shape[:2] != ids_BT.shape:
+        return self._run(torch.from_numpy(ids_BT), torch.from_numpy(mask_BT), torch.from_numpy(kept_N))
+
+    def _run(self, ids_BT: Tensor, mask_BT: Tensor, kept_N: Tensor) -> list[Tensor]:
+        """(N, width) for each hookpoint; the model runs as far as the last. No hook is left, whatever happens."""
+        caught: dict[int, Tensor] = {}
+
+        def keep(index: int, value: object) -> None:
+            # Copied out at once: a later module may write into what an earlier one gave.
+            caught.setdefault(index, _kept(self._hookpoints[index], value, ids_BT.shape, kept_N))
+            if len(caught) == len(self._hookpoints):
+                raise _Reached
+
+        with ExitStack() as hooks:
+            for index, hookpoint in enumerate(self._hookpoints):
+                hooks.callback(_hook(self._model, hookpoint, lambda value, index=index: keep(index, value)))
+            try:
+                with torch.no_grad():
+                    self._model(input_ids=ids_BT.to(self._device), attention_mask=mask_BT.to(self._device))
+            except _Reached:
+                pass
+            except torch.cuda.OutOfMemoryError as error:
+                raise OutOfGpuMemory(
+                    "harvest_batch_size",
+                    f"the language model does not fit {ids_BT.numel()} tokens a pass into GPU memory",
+                    "lower harvest_batch_size or context_length, or set model_dtype to bfloat16",
+                ) from error
+        return [self._finished(index, caught.get(index)) for index in range(len(self._hookpoints))]
+
+    def _finished(self, index: int, acts_ND: Tensor | None) -> Tensor:
+        place = self._hookpoints[index].place
+        if acts_ND is None:
             raise UserError(
                 "hookpoint",
-                f"{self._module_path} gives shape {tuple(output_BTD.shape)}, not one vector per token",
-                "choose a module whose output is (batch, tokens, width), such as a whole block",
+                f"{place} is not run in a forward pass",
+                "choose a module that is, such as a block",
             )
-        acts_ND = output_BTD.flatten(0, 1)[torch.from_numpy(kept_N).to(output_BTD.device)]
+        acts_ND = acts_ND.to(self._dtype) if self._dtype else acts_ND
         if not torch.isfinite(acts_ND).all():
             raise UserError(
                 "model_dtype",
-                f"activations at {self._module_path} overflow in {str(acts_ND.dtype).removeprefix('torch.')}",
+                f"activations at {place} overflow in {str(acts_ND.dtype).removeprefix('torch.')}",
                 "use bfloat16 or float32",
             )
         return acts_ND
 
-    def _output(self, ids_BT: Tensor, mask_BT: Tensor) -> Tensor:
-        """Run the model as far as the hookpoint. The hook is gone afterwards, whatever happens."""
-        caught: list[object] = []
 
-        def catch(_module: nn.Module, _inputs: object, output: object) -> None:
-            caught.append(output)
-            raise _Reached
+def _kept(hookpoint: Hookpoint, value: object, shape: tuple[int, ...], kept_N: Tensor) -> Tensor:
+    """The rows of the kept tokens: (N, width)."""
+    if not isinstance(value, Tensor) or value.dim() != 3 or value.shape[:2] != shape:
+        got = f": its shape is {tuple(value.shape)}" if isinstance(value, Tensor) else ""
+        raise UserError(
+            "hookpoint",
+            f"{hookpoint.place} does not give one vector per token{got}",
+            "choose a module whose activations are (batch, tokens, width), such as a whole block",
+        )
+    return value.flatten(0, 1)[kept_N.to(value.device)]
 
-        handle = self._module.register_forward_hook(catch)
-        try:
-            with torch.no_grad():
-                self._model(input_ids=ids_BT.to(self._device), attention_mask=mask_BT.to(self._device))
-        except _Reached:
-            pass
-        except torch.cuda.OutOfMemoryError as error:
-            raise OutOfGpuMemory(
-                "harvest_batch_size",
-                f"the language model does not fit {ids_BT.numel()} tokens a pass into GPU memory",
-                "lower harvest_batch_size or context_length, or set model_dtype to bfloat16",
-            ) from error
-        finally:
-            handle.remove()
-        if not caught:
-            raise UserError(
-                "hookpoint",
-                f"{self._module_path} is not run in a forward pass",
-                "choose a module that is, such as a block",
-            )
-        output = caught[0]
+
+def _hook(model: nn.Module, hookpoint: Hookpoint, keep: Callable[[object], None]) -> Callable[[], None]:
+    """Have ``keep`` called with what is seen at ``hookpoint``; returns what takes the hook away again."""
+    module = model.get_submodule(hookpoint.path)
+
+    def given(_module: nn.Module, args: tuple[object, ...], kwargs: dict[str, object]) -> None:
+        keep(args[0] if args else kwargs.get("hidden_states", next(iter(kwargs.values()), None)))
+
+    def gives(_module: nn.Module, _args: object, output: object) -> None:
         # Blocks of many architectures return a tuple: hidden states first, then caches or attention weights.
-        first = output[0] if isinstance(output, (tuple, list)) else output
-        if not isinstance(first, Tensor) or first.dim() != 3:
-            raise UserError(
-                "hookpoint",
-                f"{self._module_path} does not give one vector per token",
-                "choose a module whose output is (batch, tokens, width), such as a whole block",
-            )
-        return first
+        keep(output[0] if isinstance(output, (tuple, list)) and output else output)
+
+    if hookpoint.side == "in":
+        return module.register_forward_pre_hook(given, with_kwargs=True).remove
+    return module.register_forward_hook(gives).remove

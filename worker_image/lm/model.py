@@ -1,5 +1,6 @@
 """Loading a language model: from a directory, or by hub id where there is a network. Weights are safetensors only."""
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -10,7 +11,7 @@ from transformers import AutoConfig, AutoModel, AutoTokenizer, PreTrainedConfig,
 from transformers.utils import logging as transformers_logging
 
 from worker_image.errors import UserError
-from worker_image.lm.hookpoints import resolve_hookpoint
+from worker_image.lm.hookpoints import Hookpoint, resolve_hookpoint
 
 transformers_logging.set_verbosity_error()
 transformers_logging.disable_progress_bar()
@@ -24,8 +25,8 @@ class ModelSource:
     """Absolute path or hub id."""
     config: PreTrainedConfig
     tokenizer: PreTrainedTokenizerBase
-    module_path: str
-    """The hookpoint as a module path of the model."""
+    hookpoints: tuple[Hookpoint, ...]
+    """In the order they were asked for."""
 
     @property
     def longest(self) -> int | None:
@@ -36,11 +37,11 @@ class ModelSource:
         return min((limit for limit in limits if limit), default=None)
 
 
-def find_model(reference: str, hookpoint: str, *, network: bool) -> ModelSource:
-    """Read configuration and tokenizer, and find the hookpoint in the model's skeleton. Takes seconds at most.
+def find_model(reference: str, hookpoints: Iterable[str], *, network: bool) -> ModelSource:
+    """Read configuration and tokenizer, and find the hookpoints in the model's skeleton. Takes seconds at most.
 
     Raises:
-        UserError: the model cannot be had, or has no such hookpoint.
+        UserError: the model cannot be had, or lacks one of the hookpoints.
     """
     local = Path(reference).is_absolute()
     if local:
@@ -66,7 +67,8 @@ def find_model(reference: str, hookpoint: str, *, network: bool) -> ModelSource:
             "model", f"{reference} is of a kind that cannot be built: {_first_line(error)}", "name another model"
         ) from error
     layers = getattr(config.get_text_config(), "num_hidden_layers", None)
-    return ModelSource(reference, config, tokenizer, resolve_hookpoint(skeleton, hookpoint, layers))
+    found = tuple(resolve_hookpoint(skeleton, hookpoint, layers) for hookpoint in hookpoints)
+    return ModelSource(reference, config, tokenizer, found)
 
 
 def load_model(source: ModelSource, dtype: torch.dtype, device: torch.device) -> nn.Module:

@@ -60,7 +60,7 @@ def check_inputs(params: TrainSaeParams, run: RunContext) -> Inputs:
         raise UserError(
             "max_tokens", f"{params.max_tokens} tokens are less than one batch ({params.batch_size})", "raise it"
         )
-    source = find_model(run.inputs.get("model", params.model), params.hookpoint, network=params.network)
+    source = find_model(run.inputs.get("model", params.model), [params.hookpoint], network=params.network)
     checkpoint = _checkpoint(params, run.resume_from, documents)
     run.log(f"reading {documents.path}")
     maker = SequenceMaker(source.tokenizer, params.context_length, source.longest)
@@ -93,7 +93,7 @@ def load(params: TrainSaeParams, inputs: Inputs) -> Loaded:
         ) from error
     harvester = Harvester(
         model,
-        source.module_path,
+        source.hookpoints,
         pad_id=source.tokenizer.pad_token_id or 0,
         batch_tokens=params.harvest_batch_size * params.context_length,
         device=inputs.device,

@@ -317,11 +317,13 @@ class Training:
 
     def _summary(self) -> dict[str, str | int | float | bool | None]:
         config, source = self.trainer.config, self.inputs.source
-        hookpoint = self.params.hookpoint
+        [hookpoint] = source.hookpoints
         return {
             "model": source.reference,
             "architecture": type(source.config).__name__.removesuffix("Config"),
-            "hookpoint": hookpoint if hookpoint == source.module_path else f"{hookpoint} ({source.module_path})",
+            "hookpoint": hookpoint.name
+            if hookpoint.name == hookpoint.place
+            else f"{hookpoint.name} ({hookpoint.place})",
             "dataset": str(self.inputs.documents.path),
             "dataset_bytes": self.inputs.documents.size_bytes,
             "tokenizer": type(source.tokenizer).__name__,

@@ -10,6 +10,7 @@ from transformers import AutoModel
 
 from worker_image.errors import UserError
 from worker_image.lm.harvest import Harvester
+from worker_image.lm.hookpoints import resolve_hookpoint
 from worker_image.lm.model import find_model, load_model
 from worker_image.lm.tokens import Sequence
 
@@ -22,12 +23,13 @@ SEQUENCES = [
 BY_LENGTH = [SEQUENCES[1], SEQUENCES[2], SEQUENCES[0]]
 
 
-def harvester(model: nn.Module, path: str, batch_tokens: int = 1000) -> Harvester:
-    return Harvester(model, path, pad_id=0, batch_tokens=batch_tokens, device=CPU)
+def harvester(model: nn.Module, *places: str, batch_tokens: int = 1000) -> Harvester:
+    hookpoints = [resolve_hookpoint(model, place, None) for place in places]
+    return Harvester(model, hookpoints, pad_id=0, batch_tokens=batch_tokens, device=CPU)
 
 
 def hooks_on(model: nn.Module) -> int:
-    return sum(len(module._forward_hooks) for module in model.modules())
+    return sum(len(module._forward_hooks) + len(module._forward_pre_hooks) for module in model.modules())
 
 
 @pytest.mark.parametrize("batch_tokens", [1, 8, 1000])
@@ -40,13 +42,13 @@ def test_activations_are_those_of_each_sequence_alone(bert: Path, batch_tokens: 
             ]
             for s in BY_LENGTH
         ]
-    found = torch.cat(list(harvester(model, "encoder.layer.1", batch_tokens).harvest(SEQUENCES)))
+    found = torch.cat(list(harvester(model, "encoder.layer.1", batch_tokens=batch_tokens).harvest(SEQUENCES)))
     torch.testing.assert_close(found, torch.cat(wanted), atol=1e-5, rtol=1e-4)
 
 
 def test_a_causal_model_gives_one_vector_per_kept_token(gpt2: Path) -> None:
-    source = find_model(str(gpt2), "layers.1", network=False)
-    made = harvester(load_model(source, torch.float32, CPU), source.module_path)
+    source = find_model(str(gpt2), ["layers.1"], network=False)
+    made = harvester(load_model(source, torch.float32, CPU), source.hookpoints[0].place)
     assert torch.cat(list(made.harvest(SEQUENCES))).shape == (6, 12)
 
 
@@ -61,7 +63,7 @@ def test_the_model_runs_no_further_than_the_hookpoint(bert: Path) -> None:
 
 def test_no_hook_is_left_behind(bert: Path) -> None:
     model = AutoModel.from_pretrained(bert).eval()
-    list(harvester(model, "encoder.layer.1").harvest(SEQUENCES))
+    list(harvester(model, "encoder.layer.1", "layers.0:in").harvest(SEQUENCES))
     assert hooks_on(model) == 0
 
 
@@ -87,3 +89,54 @@ def test_overflowing_activations_are_refused(bert: Path) -> None:
     with pytest.raises(UserError, match="overflow") as caught:
         list(harvester(model, "encoder.layer.1").harvest(SEQUENCES))
     assert caught.value.field == "model_dtype"
+
+
+def test_several_hookpoints_stand_side_by_side_in_the_order_asked_for(bert: Path) -> None:
+    model = AutoModel.from_pretrained(bert).eval()
+    places = ["layers.1", "layers.0.mlp:in", "layers.0"]
+    together = harvester(model, *places)
+    columns = together.columns(SEQUENCES[0])
+    assert columns == {"layers.1": slice(0, 16), "layers.0.mlp:in": slice(16, 32), "layers.0": slice(32, 48)}
+    acts_ND = torch.cat(list(together.harvest(SEQUENCES)))
+    for place in places:
+        alone_ND = torch.cat(list(harvester(model, place).harvest(SEQUENCES)))
+        assert torch.equal(acts_ND[:, columns[place]], alone_ND)
+
+
+def test_the_input_of_a_block_is_the_output_of_the_block_before(bert: Path) -> None:
+    model = AutoModel.from_pretrained(bert).eval()
+    acts_ND = torch.cat(list(harvester(model, "layers.0", "layers.1:in").harvest(SEQUENCES)))
+    assert torch.equal(acts_ND[:, :16], acts_ND[:, 16:])
+
+
+def test_what_the_mlp_reads_and_adds_are_the_two_ends_of_it(gpt2: Path) -> None:
+    model = AutoModel.from_pretrained(gpt2).eval()
+    made = harvester(model, "layers.1.mlp:in", "layers.1.mlp")
+    acts_ND = torch.cat(list(made.harvest(SEQUENCES)))
+    with torch.no_grad():
+        torch.testing.assert_close(model.h[1].mlp(acts_ND[:, :12]), acts_ND[:, 12:])
+
+
+def test_a_module_that_writes_into_what_an_earlier_one_gave_changes_no_activations(bert: Path) -> None:
+    model = AutoModel.from_pretrained(bert).eval()
+    untouched = torch.cat(list(harvester(model, "layers.0").harvest(SEQUENCES)))
+
+    def overwrite(_module: nn.Module, args: tuple[torch.Tensor, ...]) -> None:
+        args[0].zero_()
+
+    model.encoder.layer[1].register_forward_pre_hook(overwrite)
+    found = torch.cat(list(harvester(model, "layers.0", "layers.2").harvest(SEQUENCES)))
+    assert torch.equal(found[:, :16], untouched)
+
+
+def test_the_rows_of_a_pass_are_told_by_sequence(bert: Path) -> None:
+    model = AutoModel.from_pretrained(bert).eval()
+    made = harvester(model, "layers.1", batch_tokens=8)
+    assert [indices for indices, _ in made.passes(SEQUENCES)] == [[1, 2], [0]]
+
+
+def test_activations_are_given_in_the_precision_asked_for(bert: Path) -> None:
+    model = AutoModel.from_pretrained(bert).eval()
+    hookpoint = resolve_hookpoint(model, "layers.1", None)
+    made = Harvester(model, [hookpoint], pad_id=0, batch_tokens=100, device=CPU, dtype=torch.bfloat16)
+    assert torch.cat(list(made.harvest(SEQUENCES))).dtype == torch.bfloat16

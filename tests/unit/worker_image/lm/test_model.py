@@ -12,7 +12,7 @@ from worker_image.lm.model import find_model, load_model
 
 def refusal(reference: str, hookpoint: str = "layers.0") -> UserError:
     with pytest.raises(UserError) as caught:
-        load_model(find_model(reference, hookpoint, network=False), torch.float32, torch.device("cpu"))
+        load_model(find_model(reference, [hookpoint], network=False), torch.float32, torch.device("cpu"))
     assert caught.value.suggestion
     return caught.value
 
@@ -24,7 +24,7 @@ def broken(bert: Path, tmp_path: Path) -> Path:
 
 
 def test_the_longest_sequence_is_known_before_weights_are_read(bert: Path) -> None:
-    assert find_model(str(bert), "layers.0", network=False).longest == 32
+    assert find_model(str(bert), ["layers.0"], network=False).longest == 32
 
 
 def test_a_directory_that_is_not_there_is_named(tmp_path: Path) -> None:
@@ -54,7 +54,7 @@ def test_a_hub_cache_with_its_blobs_can_be_read(bert: Path, tmp_path: Path) -> N
     snapshot.mkdir(parents=True)
     for file in blobs.iterdir():
         (snapshot / file.name).symlink_to(Path("../../blobs") / file.name)
-    load_model(find_model(str(snapshot), "layers.0", network=False), torch.float32, torch.device("cpu"))
+    load_model(find_model(str(snapshot), ["layers.0"], network=False), torch.float32, torch.device("cpu"))
 
 
 def test_pickled_weights_are_never_loaded(broken: Path) -> None:
