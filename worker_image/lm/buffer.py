@@ -15,7 +15,6 @@ import torch
 from torch import Tensor
 
 from worker_image.errors import UserError
-from worker_image.lm.documents import Mark
 from worker_image.lm.tokens import START, Position, Sequence, TokenStream
 
 
@@ -34,8 +33,7 @@ class DataPosition:
 
     @classmethod
     def from_json(cls, data: dict) -> "DataPosition":
-        start = data["start"]
-        return cls(data["generation"], data["served"], Position(**(start | {"mark": Mark(**start["mark"])})))
+        return cls(data["generation"], data["served"], Position.from_json(data["start"]))
 
 
 class ShuffledBuffer:

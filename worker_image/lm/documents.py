@@ -1,29 +1,32 @@
-"""Documents of a text dataset, streamed from a file and addressable, so that reading can go on where it stood."""
+"""Documents of a text file, streamed and addressable, so that reading can go on where it stood."""
 
 import json
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Protocol
 
 from worker_image.errors import UserError
 
-_CHECKED_BYTES = 256 * 2**20
-"""What ``check`` reads; a few seconds' worth."""
+TEXT_SUFFIXES = (".jsonl", ".txt")
 
 
 @dataclass(frozen=True)
 class Mark:
-    """The start of a document in its file."""
+    """The start of a document in its dataset."""
 
     document: int = 0
     """How many documents come before."""
-    byte: int = 0
+    offset: int = 0
+    """Where in its file: bytes of a text file, rows of a table."""
     line: int = 1
-    """Line number, from 1, for messages."""
+    """Line or row number in its file, from 1, for messages."""
+    file: int = 0
+    """How many files of the dataset come before."""
 
 
 FIRST = Mark()
-"""The start of the file."""
+"""The start of the dataset."""
 
 
 @dataclass(frozen=True)
@@ -36,49 +39,58 @@ class Document:
     text: str
 
 
-class DocumentFile:
+class DocumentSource(Protocol):
+    """One file of a dataset."""
+
+    path: Path
+    text_bytes: int
+    """About how many bytes of text it holds."""
+
+    def check(self) -> None:
+        """Find out cheaply what can be known to be wrong.
+
+        Raises:
+            UserError: naming ``dataset`` or ``text_field``.
+        """
+        ...
+
+    def read(self, start: Mark) -> Iterator[Document]:
+        """Documents from ``start``, which lies in this file, to its end.
+
+        Raises:
+            UserError: naming ``dataset`` or ``text_field``, and the line.
+        """
+        ...
+
+
+class TextFile:
     """A ``.jsonl`` file, an object a line with the text under ``text_field``; or a ``.txt`` file, split at blank lines.
 
-    Blank lines and empty texts are no documents. Every method raises ``UserError`` naming ``dataset`` (or
-    ``text_field``) and the line when the content cannot be used.
+    Blank lines and empty texts are no documents.
     """
 
     def __init__(self, path: Path, text_field: str) -> None:
         self.path = path
         self._text_field = text_field
-        if path.suffix not in (".jsonl", ".txt"):
-            raise UserError("dataset", f"{path} is neither a .jsonl nor a .txt file", "convert it to one of the two")
-        try:
-            with path.open("rb") as file:
-                self.size_bytes = file.seek(0, 2)
-        except FileNotFoundError:
-            raise UserError("dataset", f"{path} does not exist", "put the file there or name another") from None
-        except OSError as error:
-            raise UserError("dataset", f"{path} cannot be read: {error.strerror}", "make it a readable file") from None
-        if self.size_bytes == 0:
-            raise UserError("dataset", f"{path} is empty", "name a file that holds text")
+        self.text_bytes = path.stat().st_size
 
     def check(self) -> None:
-        """Parse the first 256 MiB, so that a broken line is known at once and not after an hour of training."""
-        for document in self.read():
-            if document.end.byte > _CHECKED_BYTES:
-                return
+        """Nothing is known of a text file before it is read."""
 
     def read(self, start: Mark = FIRST) -> Iterator[Document]:
-        """Documents from ``start`` to the end of the file."""
         return self._read_jsonl(start) if self.path.suffix == ".jsonl" else self._read_text(start)
 
     def _read_jsonl(self, start: Mark) -> Iterator[Document]:
-        index, byte, number = start.document, start.byte, start.line
+        index, offset, number = start.document, start.offset, start.line
         with self.path.open("rb") as file:
-            file.seek(byte)
+            file.seek(offset)
             for line in file:
-                here = Mark(index, byte, number)
-                byte += len(line)
+                here = Mark(index, offset, number, start.file)
+                offset += len(line)
                 number += 1
                 if line.strip() and (text := self._text_of(line, here.line)).strip():
                     index += 1
-                    yield Document(here, Mark(index, byte, number), text)
+                    yield Document(here, Mark(index, offset, number, start.file), text)
 
     def _text_of(self, line: bytes, number: int) -> str:
         try:
@@ -122,23 +134,25 @@ class DocumentFile:
         return text
 
     def _read_text(self, start: Mark) -> Iterator[Document]:
-        index, byte, number = start.document, start.byte, start.line
-        here, paragraph = Mark(index, byte, number), b""
+        index, offset, number = start.document, start.offset, start.line
+        here, paragraph = Mark(index, offset, number, start.file), b""
         with self.path.open("rb") as file:
-            file.seek(byte)
+            file.seek(offset)
             for line in file:
-                byte += len(line)
+                offset += len(line)
                 number += 1
                 if line.strip():
                     paragraph += line
                     continue
                 if paragraph:
                     index += 1
-                    yield Document(here, Mark(index, byte, number), self._decode(paragraph, here.line))
+                    after = Mark(index, offset, number, start.file)
+                    yield Document(here, after, self._decode(paragraph, here.line))
                     paragraph = b""
-                here = Mark(index, byte, number)
+                here = Mark(index, offset, number, start.file)
         if paragraph:
-            yield Document(here, Mark(index + 1, byte, number), self._decode(paragraph, here.line))
+            after = Mark(index + 1, offset, number, start.file)
+            yield Document(here, after, self._decode(paragraph, here.line))
 
     def _decode(self, paragraph: bytes, number: int) -> str:
         try:

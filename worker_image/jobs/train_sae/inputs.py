@@ -8,7 +8,7 @@ import torch
 from worker_image.contract.jobs import TrainSaeParams
 from worker_image.errors import GpuAbsent, OutOfGpuMemory, UserError
 from worker_image.lm.buffer import DataPosition, ShuffledBuffer
-from worker_image.lm.documents import DocumentFile
+from worker_image.lm.dataset import Dataset, open_dataset
 from worker_image.lm.harvest import Harvester
 from worker_image.lm.model import ModelSource, find_model, load_model
 from worker_image.lm.tokens import HeldOut, Sequence, SequenceMaker, TokenStream, set_aside
@@ -32,7 +32,7 @@ class Inputs:
 
     device: torch.device
     source: ModelSource
-    documents: DocumentFile
+    documents: Dataset
     held_out: HeldOut
     buffer: ShuffledBuffer
     first_generation: list[Sequence]
@@ -54,7 +54,7 @@ def check_inputs(params: TrainSaeParams, run: RunContext) -> Inputs:
         UserError: with the parameter at fault.
     """
     device = _device(params.device, run.gpus, run.gpu_memory_mb)
-    documents = DocumentFile(Path(run.inputs.get("dataset", params.dataset)), params.text_field)
+    documents = open_dataset(run.inputs.get("dataset", params.dataset), params.text_field, network=params.network)
     documents.check()
     if params.max_tokens is not None and params.max_tokens < params.batch_size:
         raise UserError(
@@ -62,7 +62,7 @@ def check_inputs(params: TrainSaeParams, run: RunContext) -> Inputs:
         )
     source = find_model(run.inputs.get("model", params.model), [params.hookpoint], network=params.network)
     checkpoint = _checkpoint(params, run.resume_from, documents)
-    run.log(f"reading {documents.path}")
+    run.log(f"reading {documents.name}")
     maker = SequenceMaker(source.tokenizer, params.context_length, source.longest)
     held_out = set_aside(documents, maker, params.held_out_tokens, params.batch_size, params.seed)
     buffer = ShuffledBuffer(
@@ -192,7 +192,7 @@ def _device(wanted: str, granted: int, memory_mb: int | None) -> torch.device:
     return torch.device("cuda:0" if use_cuda else "cpu")
 
 
-def _checkpoint(params: TrainSaeParams, path: Path | None, documents: DocumentFile) -> LoadedCheckpoint | None:
+def _checkpoint(params: TrainSaeParams, path: Path | None, documents: Dataset) -> LoadedCheckpoint | None:
     """The checkpoint to continue from, refused unless it belongs to this very training."""
     if path is None:
         return None
@@ -210,7 +210,7 @@ def _checkpoint(params: TrainSaeParams, path: Path | None, documents: DocumentFi
     if (before := loaded.data["dataset_bytes"]) != documents.size_bytes:
         raise UserError(
             "dataset",
-            f"{documents.path} has {documents.size_bytes} bytes; at the checkpoint it had {before}",
+            f"{documents.name} has {documents.size_bytes} bytes; at the checkpoint it had {before}",
             "restore the dataset, or start afresh",
         )
     return loaded

@@ -310,7 +310,7 @@ class Training:
         return {
             "model": self.inputs.source.reference,
             "hookpoint": self.params.hookpoint,
-            "dataset": str(self.inputs.documents.path),
+            "dataset": self.inputs.documents.name,
             "seed": self.params.seed,
             "saeforge_version": __version__,
         }
@@ -324,7 +324,7 @@ class Training:
             "hookpoint": hookpoint.name
             if hookpoint.name == hookpoint.place
             else f"{hookpoint.name} ({hookpoint.place})",
-            "dataset": str(self.inputs.documents.path),
+            "dataset": self.inputs.documents.name,
             "dataset_bytes": self.inputs.documents.size_bytes,
             "tokenizer": type(source.tokenizer).__name__,
             "vocabulary": len(source.tokenizer),

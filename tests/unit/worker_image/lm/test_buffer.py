@@ -8,7 +8,7 @@ from transformers import AutoTokenizer
 
 from worker_image.errors import UserError
 from worker_image.lm.buffer import DataPosition, ShuffledBuffer
-from worker_image.lm.documents import DocumentFile
+from worker_image.lm.dataset import Dataset
 from worker_image.lm.tokens import Sequence, SequenceMaker, TokenStream
 
 BATCH = 8
@@ -17,7 +17,7 @@ BATCH = 8
 @pytest.fixture
 def stream(bert: Path, corpus: Path) -> TokenStream:
     maker = SequenceMaker(AutoTokenizer.from_pretrained(bert), context_length=10, longest=32)
-    return TokenStream(DocumentFile(corpus, "text"), maker, frozenset(), 100)
+    return TokenStream(Dataset("corpus", [corpus], "text"), maker, frozenset(), 100)
 
 
 def buffer(stream: TokenStream, *, capacity: int = 1000, steps: int = 40, **changes: object) -> ShuffledBuffer:
@@ -110,4 +110,4 @@ def test_the_seed_decides_the_order(stream: TokenStream) -> None:
 def test_less_than_one_batch_is_refused(bert: Path, corpus: Path) -> None:
     maker = SequenceMaker(AutoTokenizer.from_pretrained(bert), context_length=10, longest=32)
     with pytest.raises(UserError, match="less than one batch"):
-        buffer(TokenStream(DocumentFile(corpus, "text"), maker, frozenset(), BATCH - 1)).plan()
+        buffer(TokenStream(Dataset("corpus", [corpus], "text"), maker, frozenset(), BATCH - 1)).plan()

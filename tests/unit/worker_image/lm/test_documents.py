@@ -5,13 +5,13 @@ from pathlib import Path
 import pytest
 
 from worker_image.errors import UserError
-from worker_image.lm.documents import DocumentFile
+from worker_image.lm.dataset import Dataset, open_dataset
 
 
-def document_file(folder: Path, content: str | bytes, name: str = "data.jsonl", field: str = "text") -> DocumentFile:
+def document_file(folder: Path, content: str | bytes, name: str = "data.jsonl", field: str = "text") -> Dataset:
     path = folder / name
     path.write_bytes(content if isinstance(content, bytes) else content.encode())
-    return DocumentFile(path, field)
+    return Dataset("data", [path], field)
 
 
 def test_each_json_line_is_a_document_and_blank_ones_are_not(tmp_path: Path) -> None:
@@ -63,11 +63,11 @@ def test_a_text_file_that_is_not_utf8_is_refused(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("name", "said"), [("data.csv", "neither"), ("gone.jsonl", "does not exist"), ("dir.txt", "cannot be read")]
+    ("name", "said"), [("data.csv", "is none of"), ("gone.jsonl", "does not exist"), ("dir.txt", "holds none of")]
 )
 def test_a_file_that_cannot_be_read_is_refused(tmp_path: Path, name: str, said: str) -> None:
     (tmp_path / "data.csv").touch()
     (tmp_path / "dir.txt").mkdir()
     with pytest.raises(UserError, match=said) as caught:
-        DocumentFile(tmp_path / name, "text")
+        open_dataset(str(tmp_path / name), "text")
     assert caught.value.field == "dataset"

@@ -1,0 +1,108 @@
+"""Several files as one dataset: tables, directories, patterns, and reading on from any document of them."""
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from worker_image.errors import UserError
+from worker_image.lm.dataset import open_dataset
+
+TEXTS = ["one", "", "two", None, "three", "  ", "four", "five ü"]
+WANTED = ["one", "two", "three", "four", "five ü"]
+
+
+def write_parquet(path: Path) -> None:
+    pq.write_table(pa.table({"text": TEXTS, "id": range(8)}), path, row_group_size=3)
+
+
+def write_arrow_stream(path: Path) -> None:
+    table = pa.table({"text": TEXTS})
+    with pa.ipc.new_stream(str(path), table.schema) as writer:
+        writer.write_table(table, max_chunksize=3)
+
+
+def write_arrow_file(path: Path) -> None:
+    table = pa.table({"text": pa.array(TEXTS, pa.large_string())})
+    with pa.ipc.new_file(str(path), table.schema) as writer:
+        writer.write_table(table, max_chunksize=3)
+
+
+def write_lines(path: Path) -> None:
+    path.write_text("".join(json.dumps({"text": text or ""}) + "\n" for text in TEXTS))
+
+
+@pytest.mark.parametrize(
+    ("name", "write"),
+    [
+        ("data.parquet", write_parquet),
+        ("data.arrow", write_arrow_stream),
+        ("data.arrow", write_arrow_file),
+        ("data.jsonl", write_lines),
+    ],
+)
+def test_reading_continues_from_any_document_of_any_file(
+    tmp_path: Path, name: str, write: Callable[[Path], None]
+) -> None:
+    (tmp_path / "a.txt").write_text("zero\n\nzero and a half\n")
+    write(tmp_path / name)
+    (tmp_path / "z.txt").write_text("last\n")
+    dataset = open_dataset(str(tmp_path), "text")
+    dataset.check()
+    whole = list(dataset.read())
+    assert [document.text for document in whole] == ["zero", "zero and a half", *WANTED, "last"]
+    for nth, document in enumerate(whole):
+        assert document.start.document == nth
+        assert list(dataset.read(document.start)) == whole[nth:]
+        assert list(dataset.read(document.end)) == whole[nth + 1 :]
+
+
+def test_what_datasets_saved_is_read_in_its_own_order(tmp_path: Path) -> None:
+    train = tmp_path / "train"
+    train.mkdir()
+    (tmp_path / "dataset_dict.json").write_text('{"splits": ["train", "test"]}')
+    write_arrow_stream(train / "data-00001-of-00002.arrow")
+    (train / "other.txt").write_text("no part of it")
+    (train / "state.json").write_text('{"_data_files": [{"filename": "data-00001-of-00002.arrow"}]}')
+    assert [document.text for document in open_dataset(str(tmp_path), "text").read()] == WANTED
+
+
+def test_splits_without_one_for_training_have_to_be_named(tmp_path: Path) -> None:
+    (tmp_path / "dataset_dict.json").write_text('{"splits": ["validation", "test"]}')
+    with pytest.raises(UserError, match="splits validation, test") as caught:
+        open_dataset(str(tmp_path), "text")
+    assert caught.value.suggestion == f"name one: {tmp_path}/validation"
+
+
+def test_a_pattern_names_the_files_it_matches(tmp_path: Path) -> None:
+    for name in ("b-2.txt", "b-1.txt", "c.txt"):
+        (tmp_path / name).write_text(name)
+    found = open_dataset(f"{tmp_path}/b-*.txt", "text")
+    assert [document.text for document in found.read()] == ["b-1.txt", "b-2.txt"]
+    with pytest.raises(UserError, match="no file matches"):
+        open_dataset(f"{tmp_path}/d-*.txt", "text")
+
+
+@pytest.mark.parametrize(("field", "said"), [("body", "its columns: text, id"), ("id", "holds int64")])
+def test_a_column_that_holds_no_text_is_named_before_anything_is_read(tmp_path: Path, field: str, said: str) -> None:
+    write_parquet(tmp_path / "data.parquet")
+    with pytest.raises(UserError, match=said) as caught:
+        open_dataset(str(tmp_path / "data.parquet"), field).check()
+    assert caught.value.field == "text_field"
+
+
+@pytest.mark.parametrize("name", ["data.parquet", "data.arrow"])
+def test_a_damaged_table_is_the_datasets_fault(tmp_path: Path, name: str) -> None:
+    (tmp_path / name).write_bytes(b"not a table")
+    with pytest.raises(UserError, match="cannot be read") as caught:
+        open_dataset(str(tmp_path / name), "text").check()
+    assert caught.value.field == "dataset"
+
+
+def test_there_are_at_least_as_many_bytes_of_text_as_tokens(tmp_path: Path) -> None:
+    pq.write_table(pa.table({"text": ["word " * 1000], "noise": ["x" * 100_000]}), tmp_path / "data.parquet")
+    size = open_dataset(str(tmp_path / "data.parquet"), "text").text_bytes
+    assert 1000 <= size < 100_000
