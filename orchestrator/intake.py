@@ -35,7 +35,7 @@ async def admit(submission: JobSubmission, inventory: Inventory) -> Job:
     """
     params = parse_params(submission.type, submission.params)
     # What it refers to lies on a disk that may be slow.
-    inputs = await asyncio.to_thread(_resolve, params, inventory) if params.references() else {}
+    inputs = await asyncio.to_thread(resolve, params, inventory) if params.references() else {}
     return _made(submission, params, inputs)
 
 
@@ -71,7 +71,7 @@ def _admitted_all(
         if "env" in JOB_TYPES[sweep.type].model_fields:
             params = params | {"env": {**params.get("env", {}), ARRAY_INDEX: str(index)}}
         parsed = parse_params(submission.type, params)
-        job = _made(submission, parsed, _resolve(parsed, inventory))
+        job = _made(submission, parsed, resolve(parsed, inventory))
         # Jobs start in the order of their making, which a clock need not tell apart.
         made = sweep.created_at + timedelta(microseconds=index)
         jobs.append(replace(job, name=f"{sweep.name}-{index:0{digits}d}", sweep=sweep.id, created_at=made))
@@ -106,7 +106,7 @@ async def check_step(step: Step, inventory: Inventory) -> None:
         if references(step.params):
             parse_params(step.type, sampled(step.params))
         else:
-            await asyncio.to_thread(_resolve, parse_params(step.type, step.params), inventory)
+            await asyncio.to_thread(resolve, parse_params(step.type, step.params), inventory)
     except InvalidInput as error:
         place = f"steps.{step.name}"
         raise InvalidInput(
@@ -128,7 +128,7 @@ async def admit_step(
     """
     parsed = parse_params(step.type, params)
     also = tuple(Path(folder) for folder in left.values())
-    inputs = await asyncio.to_thread(_resolve, parsed, inventory, also)
+    inputs = await asyncio.to_thread(resolve, parsed, inventory, also)
     return Job(
         id=uuid4(),
         name=f"{pipeline.name}-{step.name}",
@@ -207,7 +207,12 @@ def _invalid(error: ValidationError, type_name: str) -> InvalidInput:
     return InvalidInput(f"{field}: {message}", field=field, suggestion=meaning)
 
 
-def _resolve(params: Params, inventory: Inventory, also: tuple[Path, ...] = ()) -> dict[str, str]:
+def resolve(params: Params, inventory: Inventory, also: tuple[Path, ...] = ()) -> dict[str, str]:
+    """Reference field -> the absolute path it means, or a hub id. Blocking.
+
+    Raises:
+        InvalidInput: naming the field at fault and what to do.
+    """
     inputs = {
         field: inventory.resolve(kind, f"params.{field}", getattr(params, field), network=params.network, also=also)
         for field, kind in params.references().items()

@@ -96,12 +96,16 @@ class RunContext(Protocol):
         ...
 
 
-def write_line(text: str, level: Level) -> None:
-    """One log line on standard output: local time, level, text. A single write, so lines never interleave."""
+def formatted(text: str, level: Level) -> str:
+    """Log lines as they are written: local time, level, text; each ends with a newline."""
     stamp = time.strftime("%Y-%m-%d %H:%M:%S")
     prefix = f"{stamp} {_LEVEL_NAMES[level]:<7} "
-    body = "\n".join(prefix + line for line in text.splitlines() or [""])
-    sys.stdout.write(body + "\n")
+    return "".join(f"{prefix}{line}\n" for line in text.splitlines() or [""])
+
+
+def write_line(text: str, level: Level) -> None:
+    """Log lines on standard output. A single write, so lines never interleave."""
+    sys.stdout.write(formatted(text, level))
     sys.stdout.flush()
 
 
@@ -116,15 +120,19 @@ class Run:
     Creating it takes over SIGTERM for the process.
     """
 
-    def __init__(self, run_dir: RunDir, spec: RunSpec) -> None:
+    def __init__(self, run_dir: RunDir, spec: RunSpec, *, last_seq: int = 0, commands_from: int = 0) -> None:
+        """Args:
+        last_seq: number of the last event in the file already, when an earlier process wrote there.
+        commands_from: byte of the command file at which those for this process begin.
+        """
         self.inputs = spec.inputs
         self.resume_from = Path(spec.resume_from) if spec.resume_from else None
         self.gpus = spec.gpus
         self.gpu_memory_mb = spec.gpu_memory_mb
         self.checkpoints = run_dir.checkpoints
         self.artifacts = run_dir.artifacts
-        self._commands = _CommandFile(run_dir.commands, type(spec.params))
-        self._seq = 0
+        self._commands = _CommandFile(run_dir.commands, type(spec.params), commands_from)
+        self._seq = last_seq
         self._line_is_open = False
         self._terminated = False
         # Events are appended to an O_APPEND descriptor without a buffer in between, so what was written survives the
@@ -161,7 +169,7 @@ class Run:
         write_line(text, level)
 
     def notify(self, text: str, level: Level) -> None:
-        write_line(text, level)
+        self.log(text, level)
         self.emit(Message, level=level, text=text)
 
     def poll(self) -> list[Instruction]:
@@ -248,10 +256,10 @@ class _Refused:
 class _CommandFile:
     """Reads ``commands.jsonl`` by byte offset, whole lines only."""
 
-    def __init__(self, path: Path, job_type: type[JobType]) -> None:
+    def __init__(self, path: Path, job_type: type[JobType], offset: int = 0) -> None:
         self._path = path
         self._job_type = job_type
-        self._offset = 0
+        self._offset = offset
 
     def read_new(self) -> list[Pause | Stop | CheckpointNow | SetLearningRate | _Refused]:
         try:

@@ -90,7 +90,11 @@ def main(argv: list[str]) -> int:
         write_line(f"cannot read {run_dir.params}: {error}", "error")
         return EXIT_USER_ERROR
     # Before the heavy imports: they take seconds, in which SIGTERM would otherwise kill without a word.
-    run = Run(run_dir, spec)
+    return execute(Run(run_dir, spec), spec)
+
+
+def execute(run: Run, spec: RunSpec) -> int:
+    """Do the job of ``spec``, reporting to ``run``; return the process's exit code."""
     prepare_environment(spec)
     try:
         job = importlib.import_module(f"worker_image.jobs.{spec.params.type}")
@@ -114,8 +118,8 @@ def _fail(run: Run, error: Exception) -> int:
     advice = f" ({failure.field}) {failure.suggestion or ''}" if failure.field else ""
     with suppress(OSError):
         if not isinstance(error, UserError):
-            write_line("".join(traceback.format_exception(error)), "error")
-        write_line(f"job failed: {failure.message}{advice}", "error")
+            run.log("".join(traceback.format_exception(error)), "error")
+        run.log(f"job failed: {failure.message}{advice}", "error")
     return code
 
 

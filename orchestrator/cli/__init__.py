@@ -9,6 +9,7 @@ from orchestrator.cli import (
     following,
     jobs,
     keys,
+    local,
     metrics,
     owners,
     pipelines,
@@ -47,6 +48,7 @@ def saeforge(
 
 for module in (
     server,
+    local,
     submission,
     sweeps,
     pipelines,
