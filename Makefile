@@ -19,11 +19,13 @@ demo: ## Train a real SAE and watch it. ONCE=1 exits at its end; DOCKER=install 
 
 test: ## Install everything, check the code, run every test that this machine can run.
 	@scripts/install dev
+	@scripts/peers
 	@$(MAKE) --no-print-directory lint
 	$(BIN)/pytest
 
 check: ## The fast part of it: formatting, types, layers, unit tests.
 	@scripts/install dev
+	@scripts/peers
 	@$(MAKE) --no-print-directory lint
 	$(BIN)/pytest tests/unit
 
@@ -52,5 +54,5 @@ wheelhouse: ## Download the wheels of the images, for building them where there 
 	@$(BIN)/python scripts/wheelhouse service --extras orchestrator,dashboard --python 3.11
 
 clean: ## Remove .venv, wheels and caches; what was trained stays.
-	rm -rf .venv wheelhouse build dist .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
+	rm -rf .venv .peers wheelhouse build dist .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
