@@ -4,6 +4,7 @@ Pure: knows neither Streamlit nor the API. ``fields`` reads a schema of ``GET /a
 can draw, ``params`` turns the raw answers back into parameters, ``place`` finds the field an API error is about.
 """
 
+import json
 import shlex
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -38,6 +39,8 @@ class Field:
     reference: Literal["model", "dataset"] | None = None
     """What kind of thing on disk it names."""
     max_length: int | None = None
+    json_values: bool = False
+    """Whether the items of ``words`` or the values of ``mapping`` are JSON, not plain text."""
     description: str = ""
     advanced: bool = False
 
@@ -53,7 +56,7 @@ class Field:
         if self.kind == "words":
             parts.append("Quote as in a shell; no shell runs it.")
         if self.kind == "mapping":
-            parts.append("One NAME=VALUE a line.")
+            parts.append("One NAME=VALUE a line" + (", the value as JSON." if self.json_values else "."))
         return " ".join(part for part in parts if part)
 
     @property
@@ -126,6 +129,7 @@ def _field(name: str, spec: Mapping[str, Any], required: bool) -> Field:
         choices=tuple(spec.get("enum", ())),
         reference=spec.get("x-reference"),
         max_length=spec.get("maxLength"),
+        json_values=_items(spec).get("type") != "string",
         description=spec.get("description", ""),
         advanced=not (required or recommended or spec.get("x-basic")),
     )
@@ -151,6 +155,12 @@ def _kind(spec: Mapping[str, Any]) -> Kind:
             return "text"
 
 
+def _items(spec: Mapping[str, Any]) -> Mapping[str, Any]:
+    """The schema of what a list or a map holds."""
+    found: Mapping[str, Any] = spec.get("items") or spec.get("additionalProperties") or {}
+    return found
+
+
 def integer_bounds(field: Field) -> tuple[int | None, int | None]:
     """Inclusive bounds of an integer field, cut to what a browser holds exactly."""
     low = None if field.minimum is None else int(field.minimum) + field.exclusive
@@ -169,9 +179,9 @@ def shown(field: Field, value: Any) -> Any:
         case "number":
             return readable(value).replace(" ", "")
         case "words":
-            return shlex.join(value)
+            return shlex.join(_written(field, item) for item in value)
         case "mapping":
-            return "\n".join(f"{name}={text}" for name, text in value.items())
+            return "\n".join(f"{name}={_written(field, item)}" for name, item in value.items())
         case _:
             return value
 
@@ -215,11 +225,26 @@ def _parsed(field: Field, raw: Any) -> Any:
         case "boolean":
             return bool(raw)
         case "words":
-            return raw if isinstance(raw, list) else _words(raw)
+            return raw if isinstance(raw, list) else [_read(field, word) for word in _words(raw)]
         case "mapping":
-            return dict(raw) if isinstance(raw, Mapping) else _mapping(raw)
+            if isinstance(raw, Mapping):
+                return dict(raw)
+            return {name: _read(field, text) for name, text in _mapping(raw).items()}
         case _:
             return raw
+
+
+def _written(field: Field, item: Any) -> str:
+    return json.dumps(item) if field.json_values else str(item)
+
+
+def _read(field: Field, text: str) -> Any:
+    if not field.json_values:
+        return text
+    try:
+        return json.loads(text)
+    except ValueError:
+        raise ValueError(f"{text!r} is not JSON; write e.g. 0.5, or [16, 32].") from None
 
 
 def _integer(raw: Any) -> int:

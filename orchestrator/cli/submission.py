@@ -85,7 +85,7 @@ def parameters(job_type: type[JobType], given: dict[str, Any]) -> dict[str, Any]
         if value is None or value == []:
             continue
         if _is_map(schema):
-            value = dict(_env_pair(text) for text in value)
+            value = dict((_env_pair if _holds_text(schema) else pair)(text) for text in value)
         merged[name] = value.value if isinstance(value, enum.Enum) else value
     if merged.get("type", job_type.model_fields["type"].default) != job_type.model_fields["type"].default:
         raise InvalidInput(f"the parameters are of type {merged['type']!r}", field="type")
@@ -117,15 +117,29 @@ def _is_map(schema: dict[str, Any]) -> bool:
     return schema.get("type") == "object"
 
 
+def _holds_text(schema: dict[str, Any]) -> bool:
+    """Whether the values of a map are plain text; otherwise they are written as JSON."""
+    return bool(schema.get("additionalProperties", {}).get("type") == "string")
+
+
+def _is_positional(schema: dict[str, Any], required: bool) -> bool:
+    """A list that cannot be left out is what the command is about; any other is a flag given several times."""
+    return required and schema.get("type") == "array"
+
+
 def _positional(job_type: type[JobType]) -> list[str]:
-    return [name for name, schema in _properties(job_type) if schema.get("type") == "array"]
+    return [
+        name
+        for name, schema in _properties(job_type)
+        if _is_positional(schema, job_type.model_fields[name].is_required())
+    ]
 
 
 def _parameter_flags(job_type: type[JobType]) -> Iterator[inspect.Parameter]:
     for name, schema in _properties(job_type):
         required = "(required)" if job_type.model_fields[name].is_required() else _limits(schema)
         text = f"{schema.get('description', '')} {required}".strip()
-        if schema.get("type") == "array":
+        if _is_positional(schema, job_type.model_fields[name].is_required()):
             argument = typer.Argument(help=text, metavar=name.upper(), show_default=False)
             yield _flag(name, Annotated[list[str] | None, argument])
             continue
@@ -141,6 +155,8 @@ def _python_type(name: str, schema: dict[str, Any]) -> Any:
         return enum.Enum(name, {str(choice): choice for choice in choices}, type=str)
     if _is_map(schema):
         return list[str]
+    if schema.get("type") == "array":
+        return list[_SCALARS[schema["items"].get("type", "string")]]  # type: ignore[misc]
     return _SCALARS[schema.get("type", "string")]
 
 

@@ -56,7 +56,7 @@ def test_an_enumeration_becomes_a_choice() -> None:
 
 
 def test_help_tells_meaning_and_accepted_range() -> None:
-    assert TRAIN["beta1"].help == "Adam's first-moment decay. Accepted: from 0 below 1."
+    assert TRAIN["beta2"].help == "Adam's second-moment decay. Accepted: from 0 below 1."
 
 
 def test_a_reference_to_a_definition_is_looked_up() -> None:

@@ -154,7 +154,7 @@ def sae_config(params: TrainSaeParams, d_in: int) -> SaeConfig:
         steps=params.steps,
         optimizer=params.optimizer,
         lr=params.lr,
-        beta1=params.beta1,
+        beta1=0.9 if params.beta1 is None else params.beta1,
         beta2=params.beta2,
         eps=params.eps,
         weight_decay=params.weight_decay,

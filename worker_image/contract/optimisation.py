@@ -1,0 +1,44 @@
+"""How an autoencoder is optimised: steps, batch, optimiser, schedule."""
+
+from typing import Literal, Self
+
+from pydantic import Field, model_validator
+
+from worker_image.contract.job_type import BASIC, JobType, group, recommended, when
+
+_GROUP = group("Optimisation")
+
+
+class OptimisationParams(JobType):
+    """The loop's parameters."""
+
+    steps: int = Field(default=1000, ge=1, le=100_000_000, json_schema_extra=BASIC | _GROUP)
+    """Optimiser steps."""
+    batch_size: int = Field(default=2048, ge=1, le=1_048_576, json_schema_extra=recommended(64, 16384) | _GROUP)
+    """Tokens per optimiser step."""
+    optimizer: Literal["adam", "adamw"] = Field(default="adam", json_schema_extra=_GROUP)
+    """Optimiser."""
+    lr: float | None = Field(default=None, ge=1e-6, le=0.1, json_schema_extra=recommended(1e-5, 1e-2) | _GROUP)
+    """Peak learning rate; when empty, the family's recipe's own, for most 2e-4 / sqrt(d_sae / 16384)."""
+    beta1: float | None = Field(default=None, ge=0, lt=1, json_schema_extra=_GROUP)
+    """Adam's first-moment decay; the recipe's own when empty, 0.9 for most."""
+    beta2: float = Field(default=0.999, ge=0, lt=1, json_schema_extra=_GROUP)
+    """Adam's second-moment decay."""
+    eps: float = Field(default=6.25e-10, gt=0, le=1e-2, json_schema_extra=_GROUP)
+    """Adam's denominator floor."""
+    weight_decay: float = Field(default=0.0, ge=0, le=1, json_schema_extra=_GROUP | when(optimizer=["adamw"]))
+    """Decoupled weight decay."""
+    lr_schedule: Literal["constant", "linear", "cosine"] = Field(default="linear", json_schema_extra=_GROUP)
+    """How the learning rate falls over the last decay_fraction of training."""
+    warmup_steps: int = Field(default=0, ge=0, json_schema_extra=_GROUP)
+    """Steps over which the learning rate rises from 0."""
+    decay_fraction: float = Field(default=0.2, ge=0, le=1, json_schema_extra=_GROUP)
+    """Share of training, at its end, over which the learning rate falls to 0 (unless constant)."""
+    grad_clip: float | None = Field(default=None, gt=0, json_schema_extra=_GROUP)
+    """Largest gradient norm; not clipped when empty."""
+
+    @model_validator(mode="after")
+    def _warmup_fits(self) -> Self:
+        if self.warmup_steps > self.steps:
+            raise ValueError(f"warmup_steps: {self.warmup_steps} exceeds steps ({self.steps}); lower it")
+        return self

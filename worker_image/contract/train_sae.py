@@ -1,0 +1,110 @@
+"""The ``train_sae`` job type."""
+
+from itertools import product
+from typing import Annotated, ClassVar, Literal, Self
+
+from pydantic import Field, model_validator
+
+from worker_image.contract.activations import ActivationParams
+from worker_image.contract.architecture import ArchitectureParams
+from worker_image.contract.commands import CommandType
+from worker_image.contract.job_type import group, recommended
+from worker_image.contract.optimisation import OptimisationParams
+
+MOST_SAES = 64
+"""Most autoencoders that one job trains."""
+
+_SHARED = {"hookpoint", "target_hookpoint", "crosscoder_hookpoints", "steps", "batch_size"}
+"""What all autoencoders of a job have in common, for they learn from the same batches."""
+
+GRID_FIELDS = frozenset(
+    (ArchitectureParams.model_fields.keys() | OptimisationParams.model_fields.keys() | {"seed"})
+    - {"type", "network"}
+    - _SHARED
+)
+"""What may differ between the autoencoders of a job."""
+
+GridValue = str | bool | int | float | None
+
+
+class TrainSaeParams(OptimisationParams, ArchitectureParams, ActivationParams):
+    """Train sparse autoencoders, transcoders or crosscoders on the activations of a language model.
+
+    The default is TopK with AuxK after arXiv 2406.04093: normalised reconstruction error plus a loss that lets dead
+    latents predict the residual.
+    """
+
+    title: ClassVar[str] = "Train SAE"
+    commands: ClassVar[frozenset[CommandType]] = frozenset({"pause", "stop", "checkpoint", "set_learning_rate"})
+    resumable: ClassVar[bool] = True
+    uses_gpu: ClassVar[bool] = True
+
+    type: Literal["train_sae"] = "train_sae"
+
+    grid: dict[str, Annotated[list[GridValue], Field(min_length=1, max_length=MOST_SAES)]] = Field(
+        default_factory=dict, json_schema_extra=group("Several at once")
+    )
+    """Train one autoencoder for each combination of these values, all on the same activations: e.g.
+    {"k": [16, 32, 64], "expansion_factor": [8, 16]} trains six."""
+    max_tokens: int | None = Field(default=None, ge=1)
+    """Distinct training tokens taken from the dataset before it repeats; all of them when empty."""
+    held_out_tokens: int = Field(default=16_384, ge=1)
+    """Tokens of whole documents set aside before training, on which the result is measured."""
+    buffer_tokens: int = Field(default=524_288, ge=1)
+    """Activations held and shuffled together; when every training token fits, they are harvested only once."""
+    log_every_steps: int = Field(default=10, ge=1, json_schema_extra=recommended(1, 100))
+    """Steps between metrics."""
+    checkpoint_every_steps: int | None = Field(default=1000, ge=1, json_schema_extra=recommended(100, 10_000))
+    """Steps between checkpoints; none while training when empty (pause, stop and completion always write one)."""
+    keep_checkpoints: int = Field(default=3, ge=1, le=1000)
+    """Newest checkpoints kept."""
+
+    @model_validator(mode="after")
+    def _buffer_holds_a_batch(self) -> Self:
+        if self.buffer_tokens < self.batch_size:
+            raise ValueError(
+                f"buffer_tokens: {self.buffer_tokens} is less than one batch ({self.batch_size}); raise it"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _grid_is_possible(self) -> Self:
+        if unknown := sorted(self.grid.keys() - GRID_FIELDS):
+            raise ValueError(f"grid: {unknown[0]!r} cannot differ within a job; use one of {sorted(GRID_FIELDS)}")
+        count = 1
+        for values in self.grid.values():
+            count *= len(values)
+        if count > MOST_SAES:
+            raise ValueError(f"grid: it makes {count} autoencoders, more than {MOST_SAES}; submit a sweep instead")
+        self.variants()
+        return self
+
+    def variants(self) -> list["TrainSaeParams"]:
+        """The parameters of each autoencoder, without a grid; one when there is none. The last field varies fastest.
+
+        Of combinations that differ only in what one of them does not honour, one is left.
+
+        Raises:
+            pydantic.ValidationError: a combination cannot work.
+        """
+        if not self.grid:
+            return [self]
+        alone = self.model_dump(exclude={"grid"})
+        made = []
+        for values in product(*self.grid.values()):
+            combined = alone | dict(zip(self.grid, values, strict=True))
+            # Set beside the grid for those it applies to; the others go without.
+            for name, needed in self.conditions().items():
+                if any(combined[other] not in needed[other] for other in needed.keys() & self.grid.keys()):
+                    del combined[name]
+            variant = TrainSaeParams.model_validate(combined)
+            if variant not in made:
+                made.append(variant)
+        return made
+
+    def varied(self) -> frozenset[str]:
+        return frozenset(self.grid)
+
+    def label(self, variant: "TrainSaeParams") -> str:
+        """What tells ``variant`` from the others: "k=32 lr=0.001"; empty when it is the only one."""
+        return " ".join(f"{name}={getattr(variant, name)}" for name in self.grid)
