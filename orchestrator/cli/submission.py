@@ -156,7 +156,8 @@ def _python_type(name: str, schema: dict[str, Any]) -> Any:
     if _is_map(schema):
         return list[str]
     if schema.get("type") == "array":
-        return list[_SCALARS[schema["items"].get("type", "string")]]  # type: ignore[misc]
+        item = _SCALARS[schema["items"].get("type", "string")]
+        return list[item]  # type: ignore[valid-type]
     return _SCALARS[schema.get("type", "string")]
 
 
