@@ -154,7 +154,7 @@ def _plan(home: Path, job_id: UUID, checkpoints: list[Checkpoint], needed: set[P
         folder = _own_checkpoint(RunDir.of(home, job_id, item.attempt), item.name)
         if folder is None:
             removed.append(item)
-        elif not newest_seen or folder in needed:
+        elif folder in needed or not (newest_seen or item.is_anomaly):
             newest_seen = True
         else:
             removed.append(item)

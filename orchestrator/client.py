@@ -50,6 +50,7 @@ from orchestrator.views import (
     NewWebhookView,
     OwnerLimits,
     OwnerView,
+    ParameterChanges,
     PipelinePage,
     PipelineView,
     PrincipalView,
@@ -547,6 +548,18 @@ class Client:
     def set_learning_rate(self, job_id: JobId, lr: float) -> JobDetail:
         """Replace the peak learning rate of a running job."""
         return self._parse(JobDetail, self._transport.call("POST", _of(job_id, "learning-rate"), body={"lr": lr}))
+
+    def set_parameters(self, job_id: JobId, params: Mapping[str, Any], *, dry_run: bool = False) -> ParameterChanges:
+        """Have a running job take up other parameters; tells which it can, and which want a new job.
+
+        With ``dry_run`` it is only told what differs from the parameters in force.
+        """
+        body = {"params": dict(params), "dry_run": dry_run}
+        return self._parse(ParameterChanges, self._transport.call("POST", _of(job_id, "parameters"), body=body))
+
+    def validate(self, job_id: JobId) -> JobDetail:
+        """Have it measure on the held-out tokens and go on."""
+        return self._act(job_id, "validate")
 
     def purge(self, job_id: JobId) -> None:
         """Delete an ended job with its log, checkpoints and artifacts."""

@@ -3,7 +3,7 @@
 import asyncio
 import shutil
 import time
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
@@ -13,7 +13,7 @@ from uuid import UUID, uuid4
 
 from orchestrator import faults
 from orchestrator.broker import Broker
-from orchestrator.domain import ACTIVE, TERMINAL, Checkpoint, Intent, Job, JobStatus, Sweep
+from orchestrator.domain import ACTIVE, TERMINAL, Checkpoint, Intent, Job, JobStatus, Sweep, best_checkpoint
 from orchestrator.errors import ContainerLeft, NotFound, StaleTransition, StateConflict
 from orchestrator.scheduler import Scheduler
 from orchestrator.settings import Settings
@@ -21,10 +21,21 @@ from orchestrator.store import JobFilter, Store
 from orchestrator.supervisor import newest_checkpoint
 from orchestrator.sweeps import MOST_JOBS
 from orchestrator.views import JobChanges
-from worker_image.contract.commands import CheckpointNow, Command, Pause, SetLearningRate, Stop
+from worker_image.contract.commands import (
+    CheckpointNow,
+    Command,
+    ParameterValue,
+    Pause,
+    SetLearningRate,
+    SetParameters,
+    Stop,
+    Validate,
+)
 from worker_image.contract.jobs import JOB_TYPES
 from worker_image.contract.rundir import RunDir
 
+BEST = "best"
+"""Stands for the name of the checkpoint with the lowest loss on held-out tokens."""
 REMOVAL_S = 5.0
 """How long a purge waits for the removal of a container that has only just ended."""
 REMOVAL_POLL_S = 0.05
@@ -53,6 +64,7 @@ class CheckpointRef:
     """Which checkpoint of a job is meant."""
 
     name: str
+    """Its directory's, or ``best``: the one with the lowest loss on held-out tokens."""
     attempt: int | None = None
     """The newest that has it when empty."""
 
@@ -156,6 +168,16 @@ class Control:
         """Replace the peak learning rate of a running job."""
         return await self._tell(job_id, SetLearningRate(id=uuid4(), ts=time.time(), lr=lr))
 
+    async def validate(self, job_id: UUID) -> Job:
+        """Measure on the held-out tokens now and go on."""
+        return await self._tell(job_id, Validate(id=uuid4(), ts=time.time()))
+
+    async def set_parameters(self, job_id: UUID, values: Mapping[str, ParameterValue]) -> UUID:
+        """Have a running job take up these values; the command's id."""
+        asked = SetParameters(id=uuid4(), ts=time.time(), values=dict(values))
+        await self._tell(job_id, asked)
+        return asked.id
+
     async def restart(self, job_id: UUID, *, fresh: bool, checkpoint: CheckpointRef | None = None) -> Job:
         """A new job with the same parameters: an ended one never changes.
 
@@ -167,7 +189,13 @@ class Control:
             raise _conflict(old, "restart", "it has not ended; stop or cancel it first, or resume it if it is paused")
         resume_from = None
         if checkpoint is not None:
-            resume_from = str((await self._checkpoint(job_id, checkpoint))[1])
+            found, path = await self._checkpoint(job_id, checkpoint)
+            if found.is_anomaly:
+                raise StateConflict(
+                    f"{found.name} shows what went wrong: a training that continued from it would fail at once",
+                    suggestion="continue from a step_N checkpoint, with a lower lr",
+                )
+            resume_from = str(path)
         elif not fresh and old.status is not JobStatus.COMPLETED and JOB_TYPES[old.type].resumable:
             resume_from = await self._newest_checkpoint(job_id)
         faults.reach("restart_begun")
@@ -212,8 +240,12 @@ class Control:
 
     async def _checkpoint(self, job_id: UUID, wanted: CheckpointRef) -> tuple[Checkpoint, Path]:
         """A checkpoint and where it lies. Raises: NotFound."""
-        for found in await self._store.checkpoints(job_id):
-            if found.name == wanted.name and wanted.attempt in (None, found.attempt):
+        all_of_them = await self._store.checkpoints(job_id)
+        name = wanted.name
+        if name == BEST and (best := best_checkpoint(all_of_them)) is not None:
+            name, wanted = best.name, replace(wanted, attempt=wanted.attempt or best.attempt)
+        for found in all_of_them:
+            if found.name == name and wanted.attempt in (None, found.attempt):
                 path = RunDir.of(self._settings.home, job_id, found.attempt).checkpoint(found.name)
                 if path is not None:
                     return found, path
@@ -337,7 +369,7 @@ class Control:
         self._broker.ring(job.id)
 
 
-_VERBS = {"set_learning_rate": "change the learning rate of"}
+_VERBS = {"set_learning_rate": "change the learning rate of", "set_parameters": "change the parameters of"}
 
 
 def _conflict(job: Job, action: str, why: str) -> StateConflict:

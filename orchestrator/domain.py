@@ -1,5 +1,6 @@
 """The nouns: Job, Attempt, Resources, and the one table of what may follow what."""
 
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from datetime import datetime
 from enum import StrEnum
@@ -401,6 +402,19 @@ class Checkpoint:
     digest: str
     reason: str
     created_at: datetime
+    held_out_loss: float | None = None
+    """Loss on held-out tokens, where it was measured."""
+
+    @property
+    def is_anomaly(self) -> bool:
+        """Whether it shows what went wrong, and nothing can continue from it."""
+        return self.name.startswith("anomaly_")
+
+
+def best_checkpoint(checkpoints: Iterable[Checkpoint]) -> Checkpoint | None:
+    """The one with the lowest loss on held-out tokens, the earliest of equals; None when none was measured."""
+    measured = [item for item in checkpoints if item.held_out_loss is not None and not item.is_anomaly]
+    return min(measured, key=lambda item: (item.held_out_loss, item.attempt, item.step), default=None)
 
 
 @dataclass(frozen=True, slots=True)

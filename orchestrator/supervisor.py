@@ -19,6 +19,7 @@ from pydantic import ValidationError
 
 from orchestrator import faults
 from orchestrator.broker import Broker
+from orchestrator.changes import changes_made
 from orchestrator.confined import leads_astray, open_for_append
 from orchestrator.disk import FULL, is_full
 from orchestrator.domain import Attempt, EndReason, Job, JobStatus
@@ -44,7 +45,7 @@ from orchestrator.settlement import settlement
 from orchestrator.store import Ended, Store
 from orchestrator.tail import WHOLE, read_last_lines, read_lines, read_piece
 from orchestrator.vault import Vault, scrubbed
-from worker_image.contract.commands import command
+from worker_image.contract.commands import AppliedChange, command
 from worker_image.contract.events import Event, event
 from worker_image.contract.jobs import JOB_TYPES, ContainerParams
 from worker_image.contract.rundir import RunDir, RunSpec
@@ -71,8 +72,8 @@ UNREACHABLE = "engine unreachable, state unknown"
 """The phase of a job whose engine does not answer."""
 
 
-def run_spec(job: Job, attempt: Attempt) -> RunSpec:
-    """What the worker is given."""
+def run_spec(job: Job, attempt: Attempt, changes: tuple[AppliedChange, ...] = ()) -> RunSpec:
+    """What the worker is given, ``changes`` of parameters that earlier attempts made among it."""
     return RunSpec(
         job_id=job.id,
         attempt=attempt.number,
@@ -80,6 +81,7 @@ def run_spec(job: Job, attempt: Attempt) -> RunSpec:
         params=job.params,
         inputs=job.inputs or {},
         resume_from=attempt.resume_from,
+        changes=changes,
         cpus=attempt.cpus,
         gpus=len(attempt.gpus),
         gpu_memory_mb=attempt.gpu_memory_mb,
@@ -146,7 +148,6 @@ class Supervisor:
         self.attempt = attempt
         self._job, self._job_id = job, job.id
         self._spec = launch_spec(job, attempt, settings)
-        self._run_spec = run_spec(job, attempt)
         self._run_dir = RunDir(self._spec.run_dir)
         self._commands = JOB_TYPES[job.type].commands
         self._timeout_s = job.resources.timeout_s
@@ -221,7 +222,8 @@ class Supervisor:
         """Start the attempt, or find it started. None when the user cancelled before anything was."""
         faults.reach("begun")
         try:
-            await asyncio.to_thread(self._lay_out)
+            changes = changes_made(await self._store.commands(self._job_id))
+            await asyncio.to_thread(self._lay_out, run_spec(self._job, self.attempt, changes))
         except OSError as error:
             advice = "free space under SAEFORGE_HOME, or give the orchestrator write access to it; then restart the job"
             raise LaunchFailed(f"the run directory cannot be made: {error}", suggestion=advice) from error
@@ -262,8 +264,8 @@ class Supervisor:
                 raise
             return None
 
-    def _lay_out(self) -> None:
-        self._run_dir.create(self._run_spec)
+    def _lay_out(self, spec: RunSpec) -> None:
+        self._run_dir.create(spec)
         write_begun(self._run_dir, self._job, self.attempt)
 
     def _check_inputs(self) -> None:
@@ -612,8 +614,10 @@ def _command_ids(written: bytes) -> set[str]:
 
 
 async def newest_checkpoint(store: Store, home: Path, job_id: UUID) -> Path | None:
-    """The newest checkpoint of a job that is still on disk."""
+    """The newest checkpoint of a job that is still on disk and that it can continue from."""
     for found in await store.checkpoints(job_id):
+        if found.is_anomaly:
+            continue
         path = await asyncio.to_thread(RunDir.of(home, job_id, found.attempt).checkpoint, found.name)
         if path is not None:
             return path

@@ -18,7 +18,7 @@ from uuid import UUID
 
 from pydantic import ValidationError
 
-from worker_image.contract.commands import CheckpointNow, Pause, SetLearningRate, Stop
+from worker_image.contract.commands import AnyCommand, AppliedChange
 from worker_image.contract.commands import command as command_adapter
 from worker_image.contract.events import (
     CommandApplied,
@@ -43,7 +43,7 @@ class Terminated:
     """SIGTERM: end soon, leaving a checkpoint. It is not a command and nobody waits for an answer."""
 
 
-Instruction = Pause | Stop | CheckpointNow | SetLearningRate | Terminated
+Instruction = AnyCommand | Terminated
 """What ``poll`` may hand over."""
 
 
@@ -54,6 +54,8 @@ class RunContext(Protocol):
     """Reference field -> absolute path or hub id."""
     resume_from: Path | None
     """Checkpoint to continue from."""
+    changes: tuple[AppliedChange, ...]
+    """Changes of parameters that earlier attempts made."""
     gpus: int
     """How many GPUs it was granted."""
     gpu_memory_mb: int | None
@@ -81,8 +83,8 @@ class RunContext(Protocol):
         """What was asked since the last call, oldest first. Cheap enough for every step."""
         ...
 
-    def applied(self, instruction: Instruction, detail: str = "") -> None:
-        """Acknowledge a command that took effect."""
+    def applied(self, instruction: Instruction, detail: str = "", step: int | None = None) -> None:
+        """Acknowledge a command that took effect, after so many steps."""
         ...
 
     def rejected(self, instruction: Instruction, reason: str) -> None:
@@ -127,6 +129,7 @@ class Run:
         """
         self.inputs = spec.inputs
         self.resume_from = Path(spec.resume_from) if spec.resume_from else None
+        self.changes = spec.changes
         self.gpus = spec.gpus
         self.gpu_memory_mb = spec.gpu_memory_mb
         self.checkpoints = run_dir.checkpoints
@@ -186,9 +189,9 @@ class Run:
             instructions.append(Terminated())
         return instructions
 
-    def applied(self, instruction: Instruction, detail: str = "") -> None:
+    def applied(self, instruction: Instruction, detail: str = "", step: int | None = None) -> None:
         if not isinstance(instruction, Terminated):
-            self.emit(CommandApplied, command_id=instruction.id, detail=detail)
+            self.emit(CommandApplied, command_id=instruction.id, detail=detail, step=step)
 
     def rejected(self, instruction: Instruction, reason: str) -> None:
         if not isinstance(instruction, Terminated):
@@ -213,6 +216,7 @@ class NullRun:
         run_dir = RunDir(folder)
         self.inputs = inputs or {}
         self.resume_from = resume_from
+        self.changes: tuple[AppliedChange, ...] = ()
         self.gpus = 0
         self.gpu_memory_mb: int | None = None
         self.checkpoints = run_dir.checkpoints
@@ -235,7 +239,7 @@ class NullRun:
     def poll(self) -> list[Instruction]:
         return []
 
-    def applied(self, instruction: Instruction, detail: str = "") -> None:
+    def applied(self, instruction: Instruction, detail: str = "", step: int | None = None) -> None:
         """Nobody waits for it."""
 
     def rejected(self, instruction: Instruction, reason: str) -> None:
@@ -261,7 +265,7 @@ class _CommandFile:
         self._job_type = job_type
         self._offset = offset
 
-    def read_new(self) -> list[Pause | Stop | CheckpointNow | SetLearningRate | _Refused]:
+    def read_new(self) -> list[AnyCommand | _Refused]:
         try:
             if self._path.stat().st_size <= self._offset:
                 return []
@@ -274,7 +278,7 @@ class _CommandFile:
         self._offset += len(whole)
         return [self._parse(line) for line in whole.splitlines() if line.strip()]
 
-    def _parse(self, line: bytes) -> Pause | Stop | CheckpointNow | SetLearningRate | _Refused:
+    def _parse(self, line: bytes) -> AnyCommand | _Refused:
         try:
             command = command_adapter.validate_json(line)
         except ValidationError as error:

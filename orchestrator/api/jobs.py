@@ -4,8 +4,9 @@ import asyncio
 import hashlib
 import os
 from contextlib import suppress
+from dataclasses import asdict
 from pathlib import PurePath
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 from uuid import UUID
 
 from fastapi import APIRouter, Body, Header, Path, Query, Response
@@ -16,11 +17,12 @@ from starlette.types import Receive, Scope, Send
 from orchestrator.access import Principal, Role
 from orchestrator.api.auth import needs
 from orchestrator.api.state import Orchestrator, State, Who
+from orchestrator.changes import changes_made, differences, in_force
 from orchestrator.confined import open_beneath
 from orchestrator.control import CheckpointRef, available_actions
-from orchestrator.domain import Artifact, Job, JobStatus, Wait
+from orchestrator.domain import Artifact, Job, JobStatus, Wait, best_checkpoint
 from orchestrator.errors import NotFound
-from orchestrator.intake import admit, cloned, job_type_name
+from orchestrator.intake import admit, cloned, job_type_name, parse_params
 from orchestrator.store import MAX_STEP, JobFilter
 from orchestrator.store.paging import NEWEST_FIRST, WITH_CURSOR, Cursor, Sort
 from orchestrator.views import (
@@ -29,12 +31,14 @@ from orchestrator.views import (
     CheckpointView,
     CloneRequest,
     CommandView,
+    DifferenceView,
     JobChanges,
     JobDetail,
     JobPage,
     JobSubmission,
     JobTypeView,
     JobView,
+    ParameterChanges,
     TypedSubmission,
     job_view_fields,
 )
@@ -66,6 +70,16 @@ class LearningRate(BaseModel):
     lr: float = Field(ge=1e-6, le=0.1)
 
 
+class ParameterRequest(BaseModel):
+    """Body of ``POST /api/jobs/{id}/parameters``."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    params: dict[str, Any] = Field(min_length=1)
+    dry_run: bool = False
+    """Only tell what differs."""
+
+
 _ARCHIVED = {"false": False, "true": True, "any": None}
 
 
@@ -80,6 +94,7 @@ async def job_types() -> list[JobTypeView]:
             description=(model.__doc__ or "").strip(),
             parameters=model.model_json_schema(),
             commands=sorted(model.commands),
+            live=sorted(model.live),
             resumable=model.resumable,
             uses_gpu=model.uses_gpu,
         )
@@ -271,6 +286,28 @@ async def learning_rate(orchestrator: Orchestrator, job_id: JobId, body: Learnin
     return await _detail(orchestrator, await orchestrator.control.set_learning_rate(job_id, body.lr))
 
 
+@router.post("/jobs/{id}/validate", status_code=202)
+@needs(Role.WRITE)
+async def validate(orchestrator: Orchestrator, job_id: JobId) -> JobDetail:
+    """Measure on the held-out tokens now and go on."""
+    return await _detail(orchestrator, await orchestrator.control.validate(job_id))
+
+
+@router.post("/jobs/{id}/parameters", status_code=202)
+@needs(Role.WRITE)
+async def parameters(orchestrator: Orchestrator, job_id: JobId, body: ParameterRequest) -> ParameterChanges:
+    """Have a running job take up other parameters; tells which it can, and which want a new job."""
+    job = await orchestrator.store.job(job_id)
+    now = in_force(job.params.model_dump(mode="json"), changes_made(await orchestrator.store.commands(job_id)))
+    wanted = parse_params(job.type, now | body.params).model_dump(mode="json")
+    found = differences(job.type, now, wanted)
+    values = {item.name: item.wanted for item in found if item.applies == "now"}
+    asked = bool(values) and not body.dry_run
+    command_id = await orchestrator.control.set_parameters(job_id, values) if asked else None
+    views = [DifferenceView(**asdict(item)) for item in found]
+    return ParameterChanges(differences=views, command_id=command_id)
+
+
 @router.post("/jobs/{id}/restart", status_code=201)
 @needs(Role.WRITE)
 async def restart(
@@ -303,19 +340,23 @@ async def checkpoints(orchestrator: Orchestrator, job_id: JobId) -> list[Checkpo
     """Checkpoints on disk, newest first."""
     await orchestrator.store.job(job_id)
     home = orchestrator.settings.home
+    found = await orchestrator.store.checkpoints(job_id)
+    best = best_checkpoint(found)
     return [
         CheckpointView(
             attempt=item.attempt,
             name=item.name,
             step=item.step,
             loss=item.loss,
+            held_out_loss=item.held_out_loss,
+            best=item == best,
             size_bytes=item.size_bytes,
             digest=item.digest,
             reason=item.reason,
             created_at=item.created_at,
             path=str(RunDir.of(home, job_id, item.attempt).checkpoints / item.name),
         )
-        for item in await orchestrator.store.checkpoints(job_id)
+        for item in found
     ]
 
 

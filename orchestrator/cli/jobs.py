@@ -3,6 +3,7 @@
 import math
 from collections.abc import Callable, Sequence
 from datetime import UTC, datetime
+from json import dumps
 from typing import Annotated, Any
 
 import typer
@@ -25,6 +26,7 @@ def add_to(app: typer.Typer) -> None:
     for name, (action, said) in ACTIONS.items():
         app.command(name, help=_summary(action))(_action_command(action, said))
     app.command("set-lr", help=_summary(Client.set_learning_rate))(set_lr)
+    app.command("set")(set_parameters)
     app.command("restart", help=_summary(Client.restart))(restart)
     app.command("edit")(edit)
     app.command("clone")(clone)
@@ -37,6 +39,7 @@ ACTIONS: dict[str, tuple[Callable[[Client, str], JobDetail], str]] = {
     "resume": (Client.resume, "is queued again"),
     "stop": (Client.stop, "is being stopped"),
     "checkpoint": (Client.checkpoint, "was asked for a checkpoint"),
+    "validate": (Client.validate, "was asked to measure on the held-out tokens"),
 }
 
 
@@ -60,6 +63,31 @@ def set_lr(
     with Client() as client:
         said = f"was asked for a peak learning rate of {lr:g}"
         _tell(client.set_learning_rate(find_job(client, job), lr), said, json=json)
+
+
+@command
+def set_parameters(
+    job: JobRef,
+    change: Annotated[list[str], typer.Argument(metavar="KEY=VALUE...", help="Parameters and their new values.")],
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Only show what differs from what is in force.")] = False,
+    json: Json = False,
+) -> None:
+    """Change parameters of a running job; shows which it takes up, and which want a new job."""
+    with Client() as client:
+        found = client.set_parameters(find_job(client, job), dict(pair(text) for text in change), dry_run=dry_run)
+    if json:
+        emit(found)
+        return
+    for item in found.differences:
+        how = "asked for" if found.command_id else "can be changed now" if item.applies == "now" else ""
+        how = "wants a new job: saeforge clone" if item.applies == "new_job" else how
+        out.print(Text(f"{item.name}: {_shown(item.now)} -> {_shown(item.wanted)}  ({how})"))
+    if not found.differences:
+        out.print("nothing differs from what is in force")
+
+
+def _shown(value: Any) -> str:
+    return printable(dumps(value))
 
 
 @command
@@ -239,7 +267,8 @@ def show(job: JobRef, json: Json = False) -> None:
     for name, value in _facts(found):
         table.add_row(name, value if isinstance(value, Text) else Text(printable(value)))
     for checkpoint in checkpoints:
-        table.add_row("checkpoint", f"{checkpoint.name}  {size(checkpoint.size_bytes)}  {checkpoint.path}")
+        name = f"{checkpoint.name}, the best" if checkpoint.best else checkpoint.name
+        table.add_row("checkpoint", f"{name}  {size(checkpoint.size_bytes)}  {checkpoint.path}")
     for artifact in artifacts:
         table.add_row("artifact", f"{artifact.path}  {size(artifact.size_bytes)}  {artifact.digest}")
     out.print(table)

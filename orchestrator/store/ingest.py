@@ -132,12 +132,12 @@ def _derive(session: Session, job_id: str, number: int, event: Event) -> None:
             data = event.model_dump(mode="json", exclude={"seq", "type"})
             session.run("put_artifact", job_id=job_id, attempt=number, **data)
         case CommandApplied():
-            _settle(session, event.command_id, "applied", event.ts, event.detail)
+            _settle(session, event.command_id, "applied", event.ts, event.detail, event.step)
         case CommandRejected():
             _settle(session, event.command_id, "rejected", event.ts, event.reason)
         case _:
             pass
 
 
-def _settle(session: Session, command_id: UUID, status: str, ts: float, detail: str) -> None:
-    session.run("settle_command", id=str(command_id), status=status, ts=ts, detail=detail)
+def _settle(session: Session, command_id: UUID, status: str, ts: float, detail: str, step: int | None = None) -> None:
+    session.run("settle_command", id=str(command_id), status=status, ts=ts, detail=detail, step=step)

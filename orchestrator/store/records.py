@@ -97,6 +97,8 @@ class StoredCommand:
     detail: str
     body: str
     """The line of ``commands.jsonl``."""
+    step: int | None = None
+    """Steps done when it took effect."""
 
 
 @dataclass(frozen=True, slots=True)

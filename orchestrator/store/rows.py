@@ -140,6 +140,7 @@ def checkpoint(row: sqlite3.Row) -> Checkpoint:
         name=row["name"],
         step=row["step"],
         loss=row["loss"],
+        held_out_loss=row["held_out_loss"],
         size_bytes=row["size_bytes"],
         digest=row["digest"],
         reason=row["reason"],

@@ -573,6 +573,7 @@ class Store:
                 settled_at=rows.moment_or_none(row["settled_at"]),
                 detail=row["detail"],
                 body=row["body"],
+                step=row["step"],
             )
             for row in await self._db.all("commands", job_id=str(job_id))
         ]

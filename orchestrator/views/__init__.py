@@ -20,10 +20,12 @@ from orchestrator.views.job_types import JobTypeView
 from orchestrator.views.jobs import (
     AttemptView,
     CommandView,
+    DifferenceView,
     FailureView,
     JobDetail,
     JobPage,
     JobView,
+    ParameterChanges,
     WaitView,
     job_view_fields,
 )
@@ -65,6 +67,7 @@ __all__ = [
     "CleanupView",
     "CloneRequest",
     "CommandView",
+    "DifferenceView",
     "EngineView",
     "ErrorDetails",
     "ErrorView",
@@ -97,6 +100,7 @@ __all__ = [
     "OrphanView",
     "OwnerLimits",
     "OwnerView",
+    "ParameterChanges",
     "PipelinePage",
     "PipelineView",
     "PrincipalView",

@@ -10,6 +10,10 @@ class CheckpointView(View):
     name: str
     step: int
     loss: float | None
+    held_out_loss: float | None = None
+    """Loss on held-out tokens, where it was measured."""
+    best: bool = False
+    """Whether it has the lowest loss on held-out tokens of all the job's."""
     size_bytes: int
     digest: str
     reason: str

@@ -12,5 +12,7 @@ class JobTypeView(View):
     parameters: dict[str, Any]
     """JSON Schema of the parameters."""
     commands: list[str]
+    live: list[str] = []
+    """Parameters that a running job takes up."""
     resumable: bool
     uses_gpu: bool

@@ -57,6 +57,25 @@ class CommandView(View):
     detail: str
 
 
+class DifferenceView(View):
+    """A parameter that is asked to be another."""
+
+    name: str
+    now: Any
+    """As it is in force."""
+    wanted: Any
+    applies: Literal["now", "new_job"]
+    """Whether the running job takes it up, or it wants a new job."""
+
+
+class ParameterChanges(View):
+    """What differs from the parameters in force, and what was asked of the job."""
+
+    differences: list[DifferenceView]
+    command_id: UUID | None
+    """The command that asks for what can be taken up now; none when nothing can, or when only asked what would be."""
+
+
 class JobView(View):
     """A job, as listed."""
 

@@ -9,7 +9,10 @@ from uuid import UUID
 
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter
 
-CommandType = Literal["pause", "stop", "checkpoint", "set_learning_rate"]
+CommandType = Literal["pause", "stop", "checkpoint", "set_learning_rate", "set_parameters", "validate"]
+
+ParameterValue = bool | int | float | str | None
+"""What a parameter that can change while its job runs may be."""
 
 
 class _Command(BaseModel):
@@ -47,7 +50,36 @@ class SetLearningRate(_Command):
     """The new peak learning rate."""
 
 
-Command = Annotated[Pause | Stop | CheckpointNow | SetLearningRate, Field(discriminator="type")]
+class SetParameters(_Command):
+    """Change parameters that a running job can take up: coefficients, intervals, what is kept."""
 
-command: TypeAdapter[Pause | Stop | CheckpointNow | SetLearningRate] = TypeAdapter(Command)
+    type: Literal["set_parameters"] = "set_parameters"
+    values: dict[str, ParameterValue] = Field(min_length=1)
+    """Parameter -> its new value; all of them are taken up, or none."""
+
+
+class Validate(_Command):
+    """Measure on the held-out tokens now and go on."""
+
+    type: Literal["validate"] = "validate"
+
+
+AnyCommand = Pause | Stop | CheckpointNow | SetLearningRate | SetParameters | Validate
+
+Command = Annotated[AnyCommand, Field(discriminator="type")]
+
+command: TypeAdapter[AnyCommand] = TypeAdapter(Command)
 """Parses one line of ``commands.jsonl``."""
+
+
+class AppliedChange(BaseModel):
+    """A change of parameters that an earlier attempt made, for the next one to make at the same step."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True)
+
+    id: UUID
+    """The command's id: a checkpoint that was written since holds the change already, and says so."""
+    step: int = Field(ge=0)
+    """Steps done when it took effect."""
+    values: dict[str, ParameterValue]
+    """Parameter -> value."""

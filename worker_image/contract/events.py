@@ -14,7 +14,7 @@ LARGEST = 2**53
 YEAR_3000 = 32_503_680_000.0
 """Seconds since the epoch; a later time is a defect of the worker's clock."""
 
-CheckpointName = Annotated[str, Field(pattern=r"^step_[0-9]{1,16}$")]
+CheckpointName = Annotated[str, Field(pattern=r"^(step|anomaly)_[0-9]{1,16}$")]
 ArtifactPath = Annotated[str, Field(pattern=r"^[\w][\w.-]*(/[\w][\w.-]*)*$", max_length=500)]
 """Relative, and no part of it leads up."""
 
@@ -73,16 +73,18 @@ class CheckpointSaved(_Event):
 
     type: Literal["checkpoint_saved"] = "checkpoint_saved"
     name: CheckpointName
-    """Directory under ``checkpoints/``, e.g. "step_400"."""
+    """Directory under ``checkpoints/``, e.g. "step_400"; "anomaly_400" was written to be looked at only."""
     step: int = Field(ge=0, le=LARGEST)
     """Optimiser steps done."""
     loss: float | None = None
     """Training loss at that step."""
+    held_out_loss: float | None = None
+    """Loss on held-out tokens at that step, where it was measured: the lowest is the best checkpoint's."""
     size_bytes: int = Field(ge=0, le=LARGEST)
     """Bytes of all its files."""
     digest: str
     """``sha256:`` and the hex digest over the checkpoint's files."""
-    reason: Literal["interval", "command", "pause", "stop", "final"]
+    reason: Literal["interval", "command", "pause", "stop", "final", "anomaly"]
     """Why it was written."""
 
 
@@ -116,6 +118,8 @@ class CommandApplied(_Event):
     """The command's id."""
     detail: str = ""
     """What it did, e.g. the checkpoint's name."""
+    step: int | None = Field(default=None, ge=0, le=LARGEST)
+    """Optimiser steps done when it took effect."""
 
 
 class CommandRejected(_Event):

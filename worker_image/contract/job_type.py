@@ -41,6 +41,8 @@ class JobType(BaseModel):
     """What a person calls this job type."""
     commands: ClassVar[frozenset[CommandType]] = frozenset()
     """Commands its worker acknowledges while running."""
+    live: ClassVar[frozenset[str]] = frozenset()
+    """Parameters that a running job takes up from ``set_parameters``; the others want a new job."""
     resumable: ClassVar[bool] = False
     """Whether a new attempt can continue from a checkpoint of an earlier one: what pause needs."""
     uses_gpu: ClassVar[bool] = False

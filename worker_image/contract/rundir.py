@@ -12,6 +12,7 @@ from uuid import UUID
 
 from pydantic import BaseModel, ConfigDict, Field, SerializeAsAny
 
+from worker_image.contract.commands import AppliedChange
 from worker_image.contract.jobs import JobParams
 
 
@@ -29,6 +30,8 @@ class RunSpec(BaseModel):
     """Reference field -> what it resolved to: an absolute path, or a hub id where the network is allowed."""
     resume_from: str | None = None
     """Checkpoint directory of an earlier attempt to continue from; start afresh when empty."""
+    changes: tuple[AppliedChange, ...] = ()
+    """Changes of parameters that earlier attempts made, in the order they were asked for."""
     cpus: float | None = None
     """CPU cores granted; the number of compute threads follows from it."""
     gpus: int = 0

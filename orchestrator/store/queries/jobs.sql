@@ -117,8 +117,8 @@ UPDATE jobs SET progress = coalesce(:progress, progress),
     results = coalesce(:results, results), phase = coalesce(:phase, phase) WHERE id = :id
 
 -- name: put_checkpoint
-INSERT OR REPLACE INTO checkpoints (job_id, attempt, name, step, loss, size_bytes, digest, reason, created_at)
-VALUES (:job_id, :attempt, :name, :step, :loss, :size_bytes, :digest, :reason, :ts)
+INSERT OR REPLACE INTO checkpoints (job_id, attempt, name, step, loss, held_out_loss, size_bytes, digest, reason, created_at)
+VALUES (:job_id, :attempt, :name, :step, :loss, :held_out_loss, :size_bytes, :digest, :reason, :ts)
 
 -- name: delete_checkpoint
 DELETE FROM checkpoints WHERE job_id = :job_id AND attempt = :attempt AND name = :name
@@ -143,7 +143,7 @@ INSERT INTO commands (id, job_id, attempt, body, requested_at) VALUES (:id, :job
 SELECT * FROM commands WHERE job_id = :job_id ORDER BY requested_at, id
 
 -- name: settle_command
-UPDATE commands SET status = :status, settled_at = :ts, detail = :detail WHERE id = :id AND status = 'requested'
+UPDATE commands SET status = :status, settled_at = :ts, detail = :detail, step = :step WHERE id = :id AND status = 'requested'
 
 -- name: expire_commands
 UPDATE commands SET status = 'expired', settled_at = :now, detail = 'the attempt ended first'

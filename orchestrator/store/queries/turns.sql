@@ -20,7 +20,8 @@ SELECT attempts.job_id, attempts.gpus, attempts.gpu_memory_mb, attempts.cpus, at
     attempts.created_at, attempts.ended_at, jobs.owner, jobs.priority, jobs.type, jobs.status, jobs.intent, jobs.sweep,
     json_extract(jobs.resources, '$.timeout_s') AS timeout_s, json_extract(jobs.progress, '$.eta_s') AS eta_s,
     (SELECT max(checkpoints.created_at) FROM checkpoints
-     WHERE checkpoints.job_id = attempts.job_id AND checkpoints.attempt = attempts.number) AS saved_at
+     WHERE checkpoints.job_id = attempts.job_id AND checkpoints.attempt = attempts.number
+         AND checkpoints.reason <> 'anomaly') AS saved_at
 FROM attempts JOIN jobs ON jobs.id = attempts.job_id
 WHERE attempts.released_at IS NULL ORDER BY attempts.created_at
 

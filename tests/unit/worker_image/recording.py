@@ -51,7 +51,7 @@ class RecordingRun(NullRun):
     def poll(self) -> list[Instruction]:
         return self._script(self)
 
-    def applied(self, instruction: Instruction, detail: str = "") -> None:
+    def applied(self, instruction: Instruction, detail: str = "", step: int | None = None) -> None:
         self.answers.append(("applied", instruction, detail))
 
     def rejected(self, instruction: Instruction, reason: str) -> None:

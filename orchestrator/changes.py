@@ -1,0 +1,60 @@
+"""Changes of a job's parameters while it runs: what can be taken up, what was, and what differs."""
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from orchestrator.store import StoredCommand
+from worker_image.contract.commands import AppliedChange, ParameterValue, SetLearningRate, SetParameters
+from worker_image.contract.commands import command as command_adapter
+from worker_image.contract.jobs import JOB_TYPES
+
+
+@dataclass(frozen=True, slots=True)
+class Difference:
+    """One parameter that is asked to be another."""
+
+    name: str
+    now: Any
+    """As it is in force: the job's, or what a command made of it since."""
+    wanted: Any
+    applies: Literal["now", "new_job"]
+    """``now``: the running job takes it up. ``new_job``: it shapes the training from its first step, so it wants a new
+    one."""
+
+
+def changes_made(commands: Iterable[StoredCommand]) -> tuple[AppliedChange, ...]:
+    """The changes of parameters that took effect, in the order they were asked for."""
+    made = []
+    for stored in commands:
+        if stored.status == "applied" and stored.type in ("set_learning_rate", "set_parameters"):
+            made.append(AppliedChange(id=stored.id, step=stored.step or 0, values=_values(stored)))
+    return tuple(made)
+
+
+def in_force(params: Mapping[str, Any], changes: Iterable[AppliedChange]) -> dict[str, Any]:
+    """A job's parameters with what became of them while it ran."""
+    now = dict(params)
+    for change in changes:
+        now |= change.values
+    return now
+
+
+def differences(job_type: str, now: Mapping[str, Any], wanted: Mapping[str, Any]) -> list[Difference]:
+    """Where ``wanted`` is not what is in force, in the order of the job type's parameters."""
+    model = JOB_TYPES[job_type]
+    return [
+        Difference(name, now.get(name), wanted[name], "now" if name in model.live else "new_job")
+        for name in model.model_fields
+        if name in wanted and wanted[name] != now.get(name)
+    ]
+
+
+def _values(stored: StoredCommand) -> dict[str, ParameterValue]:
+    match command_adapter.validate_json(stored.body):
+        case SetLearningRate(lr=lr):
+            return {"lr": lr}
+        case SetParameters(values=values):
+            return values
+        case _:
+            return {}
