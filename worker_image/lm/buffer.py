@@ -87,6 +87,11 @@ class ShuffledBuffer:
         """Whether nothing is left to harvest once the planned generation is full."""
         return self.repeats or self._tokens_before() + self._expected >= self._total_tokens
 
+    @property
+    def following(self) -> DataPosition:
+        """Where the generation after the planned one begins."""
+        return DataPosition(self.position.generation + 1, 0, self._next_start)
+
     def plan(self) -> list[Sequence]:
         """The sequences whose activations fill the present generation.
 
@@ -132,7 +137,7 @@ class ShuffledBuffer:
         batch_BD = self._acts_ND[self._order_N[begin : begin + self._batch_size]]
         self.position = replace(self.position, served=self.position.served + 1)
         if (self.position.served + 1) * self._batch_size > self._expected:
-            self.position = DataPosition(self.position.generation + 1, 0, self._next_start)
+            self.position = self.following
             if self.repeats:
                 self._shuffle()
             else:

@@ -38,9 +38,9 @@ class Harvester:
     ) -> None:
         """``batch_tokens``: at most so many a forward pass. ``dtype``: what to give; the model's own when None."""
         self._model = model
-        self._hookpoints = tuple(hookpoints)
         self._pad_id = pad_id
-        self._batch_tokens = batch_tokens
+        self.hookpoints = tuple(hookpoints)
+        self.batch_tokens = batch_tokens
         self._device = device
         self._dtype = dtype
 
@@ -50,21 +50,22 @@ class Harvester:
             self._model,
             hookpoints,
             pad_id=self._pad_id,
-            batch_tokens=self._batch_tokens,
+            batch_tokens=self.batch_tokens,
             device=self._device,
             dtype=self._dtype,
         )
 
+    def widths(self, sequence: Sequence) -> list[int]:
+        """Of each hookpoint, found by reading one sequence."""
+        return [acts_ND.shape[1] for acts_ND in self._activations([sequence])]
+
     def columns(self, sequence: Sequence) -> Columns:
         """Which columns belong to which hookpoint, found by reading one sequence."""
-        widths = [acts_ND.shape[1] for acts_ND in self._activations([sequence])]
-        ends = np.cumsum(widths).tolist()
-        names = [hookpoint.name for hookpoint in self._hookpoints]
-        return {name: slice(end - width, end) for name, width, end in zip(names, widths, ends, strict=True)}
+        return side_by_side(self.hookpoints, self.widths(sequence))
 
     def width(self, sequence: Sequence) -> int:
         """D, found by reading one sequence."""
-        return sum(acts_ND.shape[1] for acts_ND in self._activations([sequence]))
+        return sum(self.widths(sequence))
 
     def harvest(self, sequences: Several[Sequence]) -> Iterator[Tensor]:
         """The kept tokens' activations, (N, D) a forward pass, shortest sequences first.
@@ -72,19 +73,20 @@ class Harvester:
         Sequences of like length go together, so next to nothing is padded; within one length the order is kept, so
         the same sequences always give the same rows in the same order.
         """
-        for _, acts_ND in self.passes(sequences):
-            yield acts_ND
+        for _, parts in self.passes(sequences):
+            yield torch.cat(parts, dim=1)
 
-    def passes(self, sequences: Several[Sequence]) -> Iterator[tuple[list[int], Tensor]]:
-        """As ``harvest``, with the indices of the sequences whose rows these are, in the order of the rows."""
+    def passes(self, sequences: Several[Sequence]) -> Iterator[tuple[list[int], list[Tensor]]]:
+        """As ``harvest``, with the indices of the sequences whose rows these are in the order of the rows, and the
+        activations of each hookpoint for themselves."""
         order = sorted(range(len(sequences)), key=lambda index: len(sequences[index].ids))
         for indices in self._batches(order, sequences):
-            yield indices, torch.cat(self._activations([sequences[index] for index in indices]), dim=1)
+            yield indices, self._activations([sequences[index] for index in indices])
 
     def _batches(self, order: list[int], sequences: Several[Sequence]) -> Iterator[list[int]]:
         batch: list[int] = []
         for index in order:
-            if batch and (len(batch) + 1) * len(sequences[index].ids) > self._batch_tokens:
+            if batch and (len(batch) + 1) * len(sequences[index].ids) > self.batch_tokens:
                 yield batch
                 batch = []
             batch.append(index)
@@ -108,12 +110,12 @@ class Harvester:
 
         def keep(index: int, value: object) -> None:
             # Copied out at once: a later module may write into what an earlier one gave.
-            caught.setdefault(index, _kept(self._hookpoints[index], value, ids_BT.shape, kept_N))
-            if len(caught) == len(self._hookpoints):
+            caught.setdefault(index, _kept(self.hookpoints[index], value, ids_BT.shape, kept_N))
+            if len(caught) == len(self.hookpoints):
                 raise _Reached
 
         with ExitStack() as hooks:
-            for index, hookpoint in enumerate(self._hookpoints):
+            for index, hookpoint in enumerate(self.hookpoints):
                 hooks.callback(_hook(self._model, hookpoint, lambda value, index=index: keep(index, value)))
             try:
                 with torch.no_grad():
@@ -126,10 +128,10 @@ class Harvester:
                     f"the language model does not fit {ids_BT.numel()} tokens a pass into GPU memory",
                     "lower harvest_batch_size or context_length, or set model_dtype to bfloat16",
                 ) from error
-        return [self._finished(index, caught.get(index)) for index in range(len(self._hookpoints))]
+        return [self._finished(index, caught.get(index)) for index in range(len(self.hookpoints))]
 
     def _finished(self, index: int, acts_ND: Tensor | None) -> Tensor:
-        place = self._hookpoints[index].place
+        place = self.hookpoints[index].place
         if acts_ND is None:
             raise UserError(
                 "hookpoint",
@@ -144,6 +146,14 @@ class Harvester:
                 "use bfloat16 or float32",
             )
         return acts_ND
+
+
+def side_by_side(hookpoints: Several[Hookpoint], widths: Several[int]) -> Columns:
+    """The columns of each, in this order."""
+    ends = np.cumsum(widths).tolist()
+    return {
+        hookpoint.name: slice(end - width, end) for hookpoint, width, end in zip(hookpoints, widths, ends, strict=True)
+    }
 
 
 def _kept(hookpoint: Hookpoint, value: object, shape: tuple[int, ...], kept_N: Tensor) -> Tensor:

@@ -68,6 +68,8 @@ def find_model(reference: str, hookpoints: Iterable[str], *, network: bool) -> M
         ) from error
     layers = getattr(config.get_text_config(), "num_hidden_layers", None)
     found = tuple(resolve_hookpoint(skeleton, hookpoint, layers) for hookpoint in hookpoints)
+    if len({hookpoint.place for hookpoint in found}) < len(found):
+        raise UserError("hookpoint", "two hookpoints are the same place in the model", "name each place once")
     return ModelSource(reference, config, tokenizer, found)
 
 

@@ -201,10 +201,21 @@ class SequenceMaker:
         return Sequence(np.concatenate([self._prefix, content, self._suffix]), kept)
 
 
+class Stream(Protocol):
+    """Pieces in a fixed order."""
+
+    limit: int | None
+    """Most kept tokens of an epoch; all of them when None."""
+
+    def pieces(self, start: Position) -> Iterator[Piece]:
+        """From ``start`` to the end of an epoch."""
+        ...
+
+
 class Cursor:
     """Takes tokens from a stream, going on where it stood."""
 
-    def __init__(self, stream: "TokenStream", position: Position) -> None:
+    def __init__(self, stream: Stream, position: Position) -> None:
         self._stream = stream
         self.position = position
         """Of the next token."""
@@ -289,6 +300,14 @@ class HeldOut:
 
     documents: frozenset[int]
     sequences: list[Sequence]
+    limit: int | None = None
+
+    def pieces(self, start: Position) -> Iterator[Piece]:
+        """The sequences from ``start`` on: a stream of one epoch."""
+        skip = start.skip
+        for index, sequence in enumerate(self.sequences[start.mark.document :], start.mark.document):
+            yield Piece(Sequence(sequence.ids, sequence.kept[skip:]), Mark(document=index), 0, skip)
+            skip = 0
 
 
 _WINDOW = 64

@@ -1,0 +1,417 @@
+"""The activation cache: on disk, shared by every job that asks for the same activations, written once.
+
+One entry holds the activations of one hookpoint, a row a token, in the order of the dataset. What it holds is told by
+its name alone: the digest of everything that determines them (``Recipe``). An entry grows at its end, so a job that
+wants fewer tokens reads the beginning of what a longer one wrote, and one that wants more goes on where that stopped.
+
+::
+
+    entries/<key>/entry.json               the recipe, width, type and rows a shard
+    entries/<key>/shard-000000.safetensors activations (N, D), sums over them, where the dataset goes on
+    entries/<key>/used                     its time is when the entry was last opened
+    locks/<key>.use, locks/<key>.write     shared by who uses the entry; held by the one who writes
+    digests/                               of files, see ``DigestBook``
+
+A shard appears under its name only when it is whole and synced, so a writer that is killed leaves whole shards. The
+last one may hold fewer rows than the others; it is replaced by a fuller one of the same beginning, and who has mapped
+the old one keeps it. Locks lie outside the entries, because a lock on a deleted file holds nobody off.
+
+Shapes: N rows, B rows asked for, D = width.
+"""
+
+import fcntl
+import json
+import os
+import shutil
+import time
+from collections import OrderedDict
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor
+
+from worker_image.errors import UserError
+from worker_image.lm.digest import DigestBook, digest_of
+from worker_image.lm.shuffle import Rows
+from worker_image.lm.statistics import Statistics
+from worker_image.lm.tokens import START, Position
+from worker_image.memory import MIB
+from worker_image.sae.files import sync_directory, sync_file
+
+FORMAT = 1
+_SHARD_BYTES = 256 * MIB
+_SHARD_ROWS = 65_536
+_KEPT_FREE_BYTES = 1024 * MIB
+"""Of the disk: checkpoints and logs need room too."""
+_MAPPED_SHARDS = 4096
+"""The kernel allows some 65,000 mappings a process."""
+_WAIT_S = 0.1
+
+
+class CacheFull(UserError):
+    """The cache may not grow, and all that could be evicted was."""
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """Everything that determines the activations of one entry."""
+
+    model: str
+    """Digest of the model's directory (weights, configuration, tokenizer), or the revision of a hub id."""
+    dataset: str
+    """Digest of its files."""
+    text_field: str
+    part: str
+    """``training`` or ``held_out``."""
+    held_out: str
+    """Digest of which documents are held out, and of how many of their tokens are used where ``part`` says so."""
+    context_length: int
+    packing: bool
+    bos: str
+    drop_first: bool
+    hookpoint: str
+    """Place in the model, however the user wrote it."""
+    model_dtype: str
+    dtype: str
+    """Of the activations as they are stored."""
+
+    @property
+    def key(self) -> str:
+        return digest_of({"format": FORMAT, **asdict(self)})[:32]
+
+
+@dataclass(frozen=True)
+class _Layout:
+    """What the rows of an entry look like."""
+
+    width: int
+    shard_rows: int
+
+
+class ActivationCache:
+    """The cache in a directory, of ``max_bytes`` at most (the disk's own limit when None)."""
+
+    def __init__(self, folder: Path, max_bytes: int | None = None, *, shard_rows: int = _SHARD_ROWS) -> None:
+        self.folder = folder
+        self.digests = DigestBook(folder / "digests")
+        self.shard_rows = shard_rows
+        self._max_bytes = max_bytes
+        self._entries = folder / "entries"
+        self._locks = folder / "locks"
+
+    def open(self, recipe: Recipe) -> "Entry":
+        """The entry of this recipe, empty if there is none yet. It is not evicted until it is closed."""
+        self._locks.mkdir(parents=True, exist_ok=True)
+        folder = self._entries / recipe.key
+        return Entry(self, folder, recipe, self._lock(recipe.key, "use", fcntl.LOCK_SH))
+
+    @property
+    def size_bytes(self) -> int:
+        """Of all entries together."""
+        return sum(_size(folder) for folder in self._folders())
+
+    def fits(self, n_bytes: int) -> bool:
+        """Whether so much more finds room, if need be by evicting whatever nobody uses."""
+        spare = sum(_size(folder) for folder in self._folders() if self._evictable(folder))
+        return n_bytes <= self._left() + spare
+
+    def make_room(self, n_bytes: int) -> None:
+        """Evict what was used longest ago until so much more finds room.
+
+        Raises:
+            CacheFull: there is not enough that nobody uses.
+        """
+        for folder in sorted(self._folders(), key=_last_used):
+            if n_bytes <= self._left():
+                return
+            self._evict(folder)
+        if n_bytes > self._left():
+            bound = f"its limit is {self._max_bytes // MIB} MiB" if self._max_bytes is not None else "the disk is full"
+            raise CacheFull(
+                "cache",
+                f"the activation cache has no room for {n_bytes // MIB + 1} MiB more: {bound}, and the rest is in use",
+                "set cache to off, lower max_tokens, or raise SAEFORGE_ACTIVATION_CACHE_MB",
+            )
+
+    def writer_lock(self, key: str, idle: Callable[[], None]) -> int:
+        """Descriptor of the lock of who writes the entry; ``idle`` is called again and again until it is free."""
+        while True:
+            try:
+                return self._lock(key, "write", fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                idle()
+                time.sleep(_WAIT_S)
+
+    def _lock(self, key: str, kind: str, how: int) -> int:
+        descriptor = os.open(self._locks / f"{key}.{kind}", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)
+        try:
+            fcntl.flock(descriptor, how)
+        except BaseException:
+            os.close(descriptor)
+            raise
+        return descriptor
+
+    def _folders(self) -> list[Path]:
+        return [path for path in self._entries.glob("*") if path.is_dir()]
+
+    def _left(self) -> int:
+        """Bytes that may be written before something has to go."""
+        self._entries.mkdir(parents=True, exist_ok=True)
+        disk = shutil.disk_usage(self._entries).free - _KEPT_FREE_BYTES
+        return disk if self._max_bytes is None else min(disk, self._max_bytes - self.size_bytes)
+
+    def _evictable(self, folder: Path) -> bool:
+        with suppress(BlockingIOError):
+            os.close(self._lock(_key_of(folder), "use", fcntl.LOCK_EX | fcntl.LOCK_NB))
+            return True
+        return False
+
+    def _evict(self, folder: Path) -> None:
+        """Delete an entry, unless somebody uses it."""
+        try:
+            descriptor = self._lock(_key_of(folder), "use", fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return
+        try:
+            # Renamed first: a deletion cut short must not leave an entry with a hole.
+            retired = folder.with_name(f"{_key_of(folder)}.evicted")
+            if folder != retired:
+                shutil.rmtree(retired, ignore_errors=True)
+                with suppress(FileNotFoundError):  # another was faster
+                    folder.rename(retired)
+            shutil.rmtree(retired, ignore_errors=True)
+        finally:
+            os.close(descriptor)
+
+
+class Entry:
+    """The activations of one hookpoint, as far as they are there."""
+
+    def __init__(self, cache: ActivationCache, folder: Path, recipe: Recipe, lock: int) -> None:
+        self._cache = cache
+        self._folder = folder
+        self._lock: int | None = lock
+        self._maps: OrderedDict[int, Tensor] = OrderedDict()
+        self._layout: _Layout | None = None
+        self.recipe = recipe
+        self.rows = 0
+        self.next = START
+        """Where the dataset goes on behind the last row."""
+        self.ended = False
+        """Whether the dataset has no more."""
+        self.refresh()
+        if self.rows:
+            self._stamp()
+
+    @property
+    def width(self) -> int | None:
+        """D; unknown while nothing was ever written."""
+        return self._layout.width if self._layout else None
+
+    @property
+    def size_bytes(self) -> int:
+        return _size(self._folder)
+
+    def refresh(self) -> None:
+        """Look at what is there now."""
+        with suppress(FileNotFoundError):
+            content = json.loads((self._folder / "entry.json").read_bytes())
+            self._layout = _Layout(content["width"], content["shard_rows"])
+        shards = sorted(self._folder.glob("shard-*.safetensors"))
+        if not shards or self._layout is None:
+            return
+        with _opened(shards[-1]) as file:
+            noted = file.metadata()
+        self.rows = (len(shards) - 1) * self._layout.shard_rows + int(noted["rows"])
+        self.next = Position.from_json(json.loads(noted["next"]))
+        self.ended = noted["ended"] == "yes"
+        self._maps.pop(len(shards) - 1, None)
+
+    def gather(self, rows: Rows) -> Tensor:
+        """(B, D), as stored."""
+        assert self._layout is not None
+        shards, offsets = np.divmod(rows, self._layout.shard_rows)
+        order = np.argsort(shards, kind="stable")
+        begins = np.flatnonzero(np.diff(shards[order], prepend=-1))
+        groups = np.split(order, begins[1:]) if len(begins) > 1 else [order]
+        if len(groups) == 1:
+            return self._mapped(int(shards[0]))[torch.from_numpy(offsets)]
+        found_BD: Tensor | None = None
+        for group in groups:
+            part = self._mapped(int(shards[group[0]]))[torch.from_numpy(offsets[group])]
+            if found_BD is None:
+                found_BD = torch.empty(len(rows), part.shape[1], dtype=part.dtype)
+            found_BD[torch.from_numpy(group)] = part
+        assert found_BD is not None
+        return found_BD
+
+    def statistics(self, rows: int) -> Statistics:
+        """Of the first ``rows``."""
+        assert self._layout is not None
+        whole, rest = divmod(rows, self._layout.shard_rows)
+        found = Statistics.none(self._layout.width)
+        for index in range(whole):
+            with _opened(self._shard(index)) as file:
+                found += Statistics.stored(file)
+        return found + Statistics.of(self._mapped(whole)[:rest]) if rest else found
+
+    def close(self) -> None:
+        """Let it be evicted."""
+        if self._lock is not None:
+            self._maps.clear()
+            if self.rows:
+                self._stamp()
+            os.close(self._lock)
+            self._lock = None
+
+    @contextmanager
+    def writing(self, idle: Callable[[], None]) -> Iterator["Writer"]:
+        """Be the one who writes, waiting for another if need be; ``idle`` is called meanwhile, and may raise."""
+        lock = self._cache.writer_lock(self.recipe.key, idle)
+        try:
+            self.refresh()
+            for draft in self._folder.glob("*.draft"):
+                draft.unlink()
+            writer = Writer(self._cache, self)
+            try:
+                yield writer
+            except BaseException:
+                # Told to pause, most likely: what is there already need not be harvested again.
+                with suppress(OSError, UserError):
+                    writer.flush()
+                raise
+            writer.flush()
+        finally:
+            os.close(lock)
+
+    def _mapped(self, index: int) -> Tensor:
+        """The activations of a shard, mapped: pages are read when they are touched."""
+        if index in self._maps:
+            self._maps.move_to_end(index)
+            return self._maps[index]
+        with _opened(self._shard(index)) as file:
+            mapped = file.get_tensor("activations")
+        self._maps[index] = mapped
+        if len(self._maps) > _MAPPED_SHARDS:
+            self._maps.popitem(last=False)
+        return mapped
+
+    def _shard(self, index: int) -> Path:
+        return self._folder / f"shard-{index:06}.safetensors"
+
+    def _stamp(self) -> None:
+        (self._folder / "used").touch()
+
+    def _begin(self, width: int, itemsize: int) -> _Layout:
+        """Settle what the rows look like."""
+        by_bytes = 2 ** max(10, (_SHARD_BYTES // (width * itemsize)).bit_length() - 1)
+        layout = _Layout(width, min(self._cache.shard_rows, by_bytes))
+        self._folder.mkdir(parents=True, exist_ok=True)
+        draft = self._folder / "entry.json.draft"
+        draft.write_text(json.dumps({"format": FORMAT, **asdict(layout), **asdict(self.recipe)}, indent=2))
+        sync_file(draft)
+        draft.rename(self._folder / "entry.json")
+        self._layout = layout
+        return layout
+
+
+class Writer:
+    """Appends rows to an entry."""
+
+    def __init__(self, cache: ActivationCache, entry: Entry) -> None:
+        self._cache = cache
+        self.entry = entry
+        self.rows = entry.rows
+        """With those not flushed yet."""
+        self.next = entry.next
+        self.ended = entry.ended
+        self._pending: list[Tensor] = []
+
+    def room(self, wanted: int) -> int:
+        """How many rows, of so many wanted, may be appended at once: none go beyond the end of a shard."""
+        layout = self.entry._layout
+        if layout is None:
+            return min(wanted, self._cache.shard_rows, 1024)
+        return min(wanted, layout.shard_rows - self.rows % layout.shard_rows)
+
+    def append(self, acts_ND: Tensor, after: Position, *, ended: bool) -> None:
+        """Add rows; ``after`` is where the dataset goes on behind them, ``ended`` whether it does not."""
+        layout = self.entry._layout or self.entry._begin(acts_ND.shape[1], acts_ND.element_size())
+        self._pending.append(acts_ND.cpu())
+        self.rows += len(acts_ND)
+        self.next, self.ended = after, ended
+        if self.rows % layout.shard_rows == 0 or ended:
+            self.flush()
+
+    def flush(self) -> None:
+        """Write what was appended, in a shard that is whole or not there.
+
+        Raises:
+            CacheFull: it finds no room.
+        """
+        if self.rows == self.entry.rows and self.ended == self.entry.ended:
+            return
+        entry = self.entry
+        layout = entry._layout
+        assert layout is not None
+        index = max(0, self.rows - 1) // layout.shard_rows
+        before = entry.rows - index * layout.shard_rows
+        parts = [entry._mapped(index), *self._pending] if before > 0 else self._pending
+        acts_ND = torch.cat(parts)
+        self._cache.make_room(acts_ND.nbytes)
+        final = entry._shard(index)
+        draft = final.with_suffix(".draft")
+        noted = {
+            "rows": str(len(acts_ND)),
+            "next": json.dumps(self.next.to_json()),
+            "ended": "yes" if self.ended else "no",
+        }
+        save_file({"activations": acts_ND, **Statistics.of(acts_ND).tensors()}, draft, metadata=noted)
+        sync_file(draft)
+        draft.rename(final)
+        sync_directory(final.parent)
+        self._pending = []
+        entry.refresh()
+
+
+@contextmanager
+def _opened(shard: Path) -> Iterator[safe_open]:
+    """
+    Raises:
+        UserError: it is not what was written.
+    """
+    try:
+        with safe_open(shard, "pt") as file:
+            yield file
+    except SafetensorError as error:
+        raise UserError(
+            "cache", f"{shard} is damaged: {error}", f"delete {shard.parent}; what it held is harvested again"
+        ) from error
+
+
+def _key_of(folder: Path) -> str:
+    return folder.name.removesuffix(".evicted")
+
+
+def _last_used(folder: Path) -> float:
+    """An entry never opened again counts as used when it was written."""
+    for path in (folder / "used", folder):
+        with suppress(FileNotFoundError):
+            return path.stat().st_mtime
+    return 0.0
+
+
+def _size(folder: Path) -> int:
+    """Bytes of the files in it, some of which may be on their way out."""
+    total = 0
+    with suppress(FileNotFoundError):
+        for file in os.scandir(folder):
+            with suppress(FileNotFoundError):
+                total += file.stat().st_size
+    return total
