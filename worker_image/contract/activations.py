@@ -6,7 +6,7 @@ from pydantic import Field
 
 from worker_image.contract.job_type import DatasetRef, JobType, ModelRef
 
-Hookpoint = Annotated[str, Field(pattern=r"^[A-Za-z_]\w*(\.\w+)*(:in)?$", max_length=200)]
+Hookpoint = Annotated[str, Field(pattern=r"^[A-Za-z_]\w*(\.\w+)*(:(in|out))?$", max_length=200)]
 """A place in a language model; see ``worker_image/lm/hookpoints.py`` for how it is written."""
 
 

@@ -79,10 +79,12 @@ class CachedBatches:
         seed: int,
         prefetch: bool = False,
         pinned: bool = False,
+        release: Callable[[], None] = lambda: None,
         position: Json | None = None,
     ) -> None:
         """``window``: rows mixed with each other (see ``shuffle``). ``prefetch``: gather ahead on another thread;
-        ``pinned``: into memory that a GPU copies from while it computes.
+        ``pinned``: into memory that a GPU copies from while it computes. ``release`` is called when the language
+        model is no longer needed.
 
         Raises:
             UserError: ``position`` belongs to other activations.
@@ -91,6 +93,7 @@ class CachedBatches:
         self._harvester: Callable[[], Harvester] | None = harvester
         self._batch_size, self._window, self._seed = batch_size, window, seed
         self._prefetch, self._pinned = prefetch, pinned
+        self._release = release
         self._keys = {hookpoint.place: entry.recipe.key for hookpoint, entry in training.entries.items()}
         self._batch = 0
         if position is not None:
@@ -125,6 +128,16 @@ class CachedBatches:
             widths = self._harvester().widths(next(self._held_out.stream.pieces(START)).sequence)
         return side_by_side(tuple(entries), widths)
 
+    def missing_bytes(self, text_bytes: int) -> int:
+        """What the cache would grow by at most, when the dataset holds so many bytes of text. May load the model."""
+        parts = (self._training, self._held_out)
+        missing = [min(part.missing, text_bytes) for part in parts]
+        if not any(missing):
+            return 0
+        itemsize = getattr(torch, next(iter(self._training.entries.values())).recipe.dtype).itemsize
+        width = max(part.stop for part in self.columns().values())
+        return sum(missing) * width * itemsize
+
     def prepare(self, idle: Callable[[], None]) -> Iterator[int]:
         if self._order is not None:
             return
@@ -134,6 +147,7 @@ class CachedBatches:
                 self.harvested += tokens
                 yield tokens
         self._harvester = None
+        self._release()
         rows = self._training.held
         if rows < self._batch_size:
             raise UserError(

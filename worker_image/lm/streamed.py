@@ -37,14 +37,20 @@ class StreamedBatches:
         total_tokens: int,
         seed: int,
         prefetch: bool = False,
+        release: Callable[[], None] = lambda: None,
         position: Json | None = None,
     ) -> None:
+        """``release`` is called when the language model is no longer needed.
+
+        Raises:
+            UserError: there is less than one batch.
+        """
         self._stream = stream
         self._sequences = held_out
         self._harvester: Callable[[], Harvester] | None = harvester
         self._capacity, self._batch_size = capacity, batch_size
         self._total_tokens, self._seed = total_tokens, seed
-        self._prefetch = prefetch
+        self._prefetch, self._release = prefetch, release
         begin = DataPosition() if position is None else DataPosition.from_json(position["buffer"])
         self._buffer = self._made(begin)
         self._planned = self._buffer.plan()
@@ -102,6 +108,7 @@ class StreamedBatches:
         self._clock.start()
         if self._buffer.complete:
             self._harvester = None
+            self._release()
         elif self._prefetch:
             assert self._harvester is not None
             self._refill = _Refill(self._made(self._buffer.following), self._harvester())
