@@ -67,7 +67,7 @@ async def leave_behind(home: Path, attempts: int) -> None:
     for _ in range(attempts):
         job = await store.submit(container_job())
         attempt = await store.begin_attempt(job, executor="fake", gpus=(), cpus=1)
-        RunDir.of(home, job.id, attempt.number).create(run_spec(job, attempt))
+        RunDir.of(home, job.id, attempt.number).create(run_spec(job, attempt, Settings(home=home)))
         await store.attach(attempt, attempt.name)
         await store.transition(await store.job(job.id), JobStatus.RUNNING, "benchmark")
     await store.close()

@@ -135,6 +135,9 @@ class Settings(ClientSettings):
     """Seconds between looks at what running jobs use of CPU, memory and GPUs."""
     min_free_mb: int = Field(default=2048, ge=0, le=1_073_741_824)
     """MiB that must be free under <home> for a new attempt to start; what runs goes on."""
+    activation_cache_mb: int = Field(default=102_400, ge=0)
+    """Most that the activation cache in <home>/cache/activations may take, in MiB: what was used longest ago goes
+    first, and 4 GiB of the disk are left free in any case. 0 for no cache."""
     log_quota_mb: int = Field(default=1024, ge=0)
     """Most that the log of one attempt may take on disk, in MiB: beyond it the oldest lines but the first ones are
     freed, and a marker tells how many bytes. No limit when 0."""
@@ -200,6 +203,10 @@ class Settings(ClientSettings):
     @property
     def datasets(self) -> Path:
         return self.home / "datasets"
+
+    @property
+    def activation_cache(self) -> Path:
+        return self.home / "cache" / "activations"
 
     @property
     def hosts(self) -> tuple[str, ...]:

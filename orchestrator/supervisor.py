@@ -45,6 +45,7 @@ from orchestrator.settlement import settlement
 from orchestrator.store import Ended, Store
 from orchestrator.tail import WHOLE, read_last_lines, read_lines, read_piece
 from orchestrator.vault import Vault, scrubbed
+from worker_image.contract.activations import ActivationParams
 from worker_image.contract.commands import AppliedChange, command
 from worker_image.contract.events import Event, event
 from worker_image.contract.jobs import JOB_TYPES, ContainerParams
@@ -72,8 +73,9 @@ UNREACHABLE = "engine unreachable, state unknown"
 """The phase of a job whose engine does not answer."""
 
 
-def run_spec(job: Job, attempt: Attempt, changes: tuple[AppliedChange, ...] = ()) -> RunSpec:
+def run_spec(job: Job, attempt: Attempt, settings: Settings, changes: tuple[AppliedChange, ...] = ()) -> RunSpec:
     """What the worker is given, ``changes`` of parameters that earlier attempts made among it."""
+    cached = _caches(job, settings)
     return RunSpec(
         job_id=job.id,
         attempt=attempt.number,
@@ -82,10 +84,17 @@ def run_spec(job: Job, attempt: Attempt, changes: tuple[AppliedChange, ...] = ()
         inputs=job.inputs or {},
         resume_from=attempt.resume_from,
         changes=changes,
+        cache=str(settings.activation_cache) if cached else None,
+        cache_mb=settings.activation_cache_mb if cached else None,
         cpus=attempt.cpus,
         gpus=len(attempt.gpus),
         gpu_memory_mb=attempt.gpu_memory_mb,
     )
+
+
+def _caches(job: Job, settings: Settings) -> bool:
+    """Whether the job may keep activations for others, and find theirs."""
+    return isinstance(job.params, ActivationParams) and settings.activation_cache_mb > 0
 
 
 def image_of(job: Job, settings: Settings) -> str:
@@ -109,6 +118,7 @@ def launch_spec(job: Job, attempt: Attempt, settings: Settings) -> LaunchSpec:
         argv=params.argv(str(run_dir.path)),
         run_dir=run_dir.path,
         read_only=tuple(inputs),
+        read_write=(settings.activation_cache,) if _caches(job, settings) else (),
         secrets=Vault(settings).lent_at(attempt.name) if job.secrets else None,
         secret_names=job.secrets,
         env=(*_grants(attempt), *(sorted(params.env.items()) if isinstance(params, ContainerParams) else ())),
@@ -223,7 +233,7 @@ class Supervisor:
         faults.reach("begun")
         try:
             changes = changes_made(await self._store.commands(self._job_id))
-            await asyncio.to_thread(self._lay_out, run_spec(self._job, self.attempt, changes))
+            await asyncio.to_thread(self._lay_out, run_spec(self._job, self.attempt, self._settings, changes))
         except OSError as error:
             advice = "free space under SAEFORGE_HOME, or give the orchestrator write access to it; then restart the job"
             raise LaunchFailed(f"the run directory cannot be made: {error}", suggestion=advice) from error
@@ -266,6 +276,8 @@ class Supervisor:
 
     def _lay_out(self, spec: RunSpec) -> None:
         self._run_dir.create(spec)
+        if spec.cache is not None:
+            Path(spec.cache).mkdir(parents=True, exist_ok=True)
         write_begun(self._run_dir, self._job, self.attempt)
 
     def _check_inputs(self) -> None:

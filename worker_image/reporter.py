@@ -56,6 +56,10 @@ class RunContext(Protocol):
     """Checkpoint to continue from."""
     changes: tuple[AppliedChange, ...]
     """Changes of parameters that earlier attempts made."""
+    cache: Path | None
+    """Directory of the activation cache, if there is one."""
+    cache_mb: int | None
+    """Most MiB it may take; what the disk has when None."""
     gpus: int
     """How many GPUs it was granted."""
     gpu_memory_mb: int | None
@@ -130,6 +134,8 @@ class Run:
         self.inputs = spec.inputs
         self.resume_from = Path(spec.resume_from) if spec.resume_from else None
         self.changes = spec.changes
+        self.cache = Path(spec.cache) if spec.cache else None
+        self.cache_mb = spec.cache_mb
         self.gpus = spec.gpus
         self.gpu_memory_mb = spec.gpu_memory_mb
         self.checkpoints = run_dir.checkpoints
@@ -210,13 +216,16 @@ class Run:
 
 
 class NullRun:
-    """A run nobody watches: checkpoints and artifacts go under ``folder``, events are dropped, no command comes."""
+    """A run nobody watches: checkpoints, artifacts and activation cache go under ``folder``, events are dropped, no
+    command comes."""
 
     def __init__(self, folder: Path, inputs: dict[str, str] | None = None, resume_from: Path | None = None) -> None:
         run_dir = RunDir(folder)
         self.inputs = inputs or {}
         self.resume_from = resume_from
         self.changes: tuple[AppliedChange, ...] = ()
+        self.cache: Path | None = folder / "cache"
+        self.cache_mb: int | None = None
         self.gpus = 0
         self.gpu_memory_mb: int | None = None
         self.checkpoints = run_dir.checkpoints

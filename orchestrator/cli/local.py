@@ -114,7 +114,8 @@ def _lay_out(run_dir: RunDir, params: Params, gpu_memory_mb: int | None, *, resu
         )
     if resume and not exists:
         raise InvalidInput(f"{run_dir.path} holds no run to go on with", field="out", suggestion="leave out --resume")
-    inputs = resolve(params, Inventory(Settings()), also=(Path("/"),))
+    settings = Settings()
+    inputs = resolve(params, Inventory(settings), also=(Path("/"),))
     job_id, attempt = uuid4(), 1
     if exists:
         before = run_dir.spec()
@@ -127,6 +128,8 @@ def _lay_out(run_dir: RunDir, params: Params, gpu_memory_mb: int | None, *, resu
             name=run_dir.path.name,
             params=params,
             inputs=inputs,
+            cache=str(settings.activation_cache) if settings.activation_cache_mb else None,
+            cache_mb=settings.activation_cache_mb or None,
             gpu_memory_mb=gpu_memory_mb,
         )
     )

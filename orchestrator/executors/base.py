@@ -30,6 +30,8 @@ class LaunchSpec:
     """Mounted read-write at the same path."""
     read_only: tuple[Path, ...] = ()
     """Models, datasets, earlier checkpoints: mounted read-only at the same paths."""
+    read_write: tuple[Path, ...] = ()
+    """What the attempt shares with others and may write to: the activation cache."""
     secrets: Path | None = None
     """Directory in memory with the files that the job may read and nobody else; none when it names no secret."""
     secret_names: tuple[str, ...] = ()

@@ -50,6 +50,7 @@ def container_request(spec: LaunchSpec, *, home_id: str, user: str, paths: HostP
         "ShmSize": spec.shm_mb * 2**20,
         "Mounts": [
             _bind(spec.run_dir, paths, read_only=False),
+            *(_bind(path, paths, read_only=False) for path in spec.read_write),
             *(_bind(path, paths, read_only=True) for path in spec.read_only),
             *([_bind(spec.secrets, paths, read_only=True) | {"Target": SECRETS_AT}] if spec.secrets else []),
         ],
@@ -88,7 +89,7 @@ def _way_into_root_home(spec: LaunchSpec, user: str) -> dict[str, str]:
     Images close theirs to all but root. Runtimes give a tmpfs the mode of what it covers, so it belongs to the
     container's user.
     """
-    if not any(path.is_relative_to("/root") for path in (spec.run_dir, *spec.read_only)):
+    if not any(path.is_relative_to("/root") for path in (spec.run_dir, *spec.read_write, *spec.read_only)):
         return {}
     uid, _, gid = user.partition(":")
     return {"/root": f"rw,noexec,nosuid,nodev,mode=755,size=64k,uid={uid},gid={gid or uid}"}

@@ -330,6 +330,9 @@ class DockerExecutor:
 
         try:
             await asyncio.to_thread(_give, spec.run_dir, self._user)
+            for shared in spec.read_write:
+                # Not what is in it: users before this one own that, and it is much.
+                await asyncio.to_thread(_give_alone, shared, self._user)
             if spec.secrets is not None:
                 await asyncio.to_thread(_give, spec.secrets, self._user)
         except OSError as why:
@@ -464,6 +467,13 @@ def _give(run_dir: Path, user: str) -> None:
     for folder, _, files in os.walk(run_dir):
         for path in (folder, *(os.path.join(folder, file) for file in files)):
             os.chown(path, int(uid), int(gid or uid), follow_symlinks=False)
+
+
+def _give_alone(folder: Path, user: str) -> None:
+    """Make the directory itself the container user's, when we are root and it is not."""
+    if os.getuid() == 0:
+        uid, _, gid = user.partition(":")
+        os.chown(folder, int(uid), int(gid or uid), follow_symlinks=False)
 
 
 def _image_missing(image: str, why: str, suggestion: str | None = None) -> ImageMissing:

@@ -32,6 +32,10 @@ class RunSpec(BaseModel):
     """Checkpoint directory of an earlier attempt to continue from; start afresh when empty."""
     changes: tuple[AppliedChange, ...] = ()
     """Changes of parameters that earlier attempts made, in the order they were asked for."""
+    cache: str | None = None
+    """Directory of the activation cache, shared with other jobs; none when empty."""
+    cache_mb: int | None = Field(default=None, ge=1)
+    """Most that it may take on disk, in MiB; what the disk has when empty."""
     cpus: float | None = None
     """CPU cores granted; the number of compute threads follows from it."""
     gpus: int = 0

@@ -47,7 +47,7 @@ from worker_image.sae.files import sync_directory, sync_file
 FORMAT = 1
 _SHARD_BYTES = 256 * MIB
 _SHARD_ROWS = 65_536
-_KEPT_FREE_BYTES = 1024 * MIB
+_KEPT_FREE_BYTES = 4096 * MIB
 """Of the disk: checkpoints and logs need room too."""
 _MAPPED_SHARDS = 4096
 """The kernel allows some 65,000 mappings a process."""

@@ -76,6 +76,13 @@ def test_only_the_run_directory_is_writable_and_every_path_stays_the_same() -> N
     ]
 
 
+def test_what_it_shares_with_others_is_writable_too() -> None:
+    cache = Path("/root/.saeforge/cache/activations")
+    host_config = request(replace(SPEC, read_write=(cache,)))["HostConfig"]
+    assert {"Type": "bind", "Source": str(cache), "Target": str(cache), "ReadOnly": False} in host_config["Mounts"]
+    assert "/root" in host_config["Tmpfs"]
+
+
 def test_sources_are_the_hosts_paths_when_the_orchestrator_runs_in_a_container() -> None:
     paths = HostPaths(((Path("/home/user/.saeforge"), PurePosixPath("/srv/saeforge")),))
     (mount,) = request(paths=paths)["HostConfig"]["Mounts"]
