@@ -86,13 +86,34 @@ def test_above_its_floor_worked_by_hand() -> None:
     assert pre.tolist() == [3.0, 1.0, 0.5]
 
 
-@pytest.mark.parametrize(("n_latents", "k"), [(24, 1), (24, 24), (1024, 3), (1000, 32), (997, 5), (512, 400)])
-def test_top_k_is_that_of_the_whole_row(n_latents: int, k: int) -> None:
-    x, W_enc, b_enc = drawn(40, D_IN), drawn(n_latents, D_IN, seed=1), drawn(n_latents, seed=2)
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize("offset", [0.0, -9.0], ids=["positive", "negative too"])
+@pytest.mark.parametrize(
+    ("n_latents", "k"), [(24, 1), (24, 24), (1024, 3), (1000, 32), (997, 5), (512, 400), (2048, 16), (4096, 200)]
+)
+def test_top_k_is_that_of_the_whole_row(n_latents: int, k: int, offset: float, dtype: torch.dtype) -> None:
+    x, W_enc, b_enc = drawn(40, D_IN).to(dtype), drawn(n_latents, D_IN, seed=1).to(dtype), drawn(n_latents, seed=2)
+    b_enc = b_enc.to(dtype) + offset
     pattern, pre = select_topk(x, W_enc, b_enc, k)
     expected = functional.linear(x, W_enc, b_enc).topk(k, dim=1).indices.sort(dim=1).values
     assert torch.equal(pattern.latent_N.view(40, k), expected)
     torch.testing.assert_close(pre, plain_pre_at(x, W_enc, b_enc, pattern))
+
+
+def test_top_k_in_bfloat16_is_that_of_the_rounded_row() -> None:
+    x, W_enc, b_enc = (part.bfloat16() for part in (drawn(40, D_IN), drawn(8192, D_IN, seed=1), drawn(8192, seed=2)))
+    _, pre = select_topk(x, W_enc, b_enc, 32)
+    expected = functional.linear(x, W_enc, b_enc).topk(32, dim=1).values
+    torch.testing.assert_close(pre.view(40, 32).sort(dim=1, descending=True).values, expected)
+
+
+def test_one_weight_that_is_not_a_number_shows_in_every_row() -> None:
+    W_enc = torch.ones(1024, 2)
+    W_enc[700, 0] = float("-inf")
+    W_enc[700, 1] = float("inf")
+    pattern, pre = select_topk(torch.ones(4, 2), W_enc, torch.zeros(1024), 8)
+    assert (pattern.latent_N.view(4, 8) == 700).sum(1).tolist() == [1] * 4
+    assert pre.view(4, 8).isnan().sum(1).tolist() == [1] * 4
 
 
 def test_top_k_among_equals_keeps_k_different_latents() -> None:
@@ -150,9 +171,10 @@ def test_all_above_their_floors_are_kept(n_latents: int) -> None:
 
 
 @pytest.mark.parametrize("select", ["topk", "batch_topk", "above"])
-def test_what_is_not_a_number_is_never_dropped(select: str) -> None:
+@pytest.mark.parametrize("sign", [1.0, -1.0])
+def test_what_is_not_a_number_is_never_dropped(select: str, sign: float) -> None:
     x = torch.ones(4, 2)
-    x[2, 0] = float("nan")
+    x[2, 0] = torch.copysign(torch.tensor(float("nan")), torch.tensor(sign))
     W_enc, b_enc = torch.ones(64, 2), torch.zeros(64)
     if select == "topk":
         pattern, pre = select_topk(x, W_enc, b_enc, 2)
