@@ -25,7 +25,6 @@ test: ## Install everything, check the code, run every test that this machine ca
 
 check: ## The fast part of it: formatting, types, layers, unit tests.
 	@scripts/install dev
-	@scripts/peers
 	@$(MAKE) --no-print-directory lint
 	$(BIN)/pytest tests/unit
 

@@ -3,7 +3,9 @@
 import ctypes
 import errno
 import hashlib
+import json
 import os
+from collections.abc import Mapping
 from pathlib import Path
 
 _AT_FDCWD = -100
@@ -39,6 +41,20 @@ def sync_file(path: Path) -> None:
     """Make the contents of ``path`` survive a power cut."""
     with path.open("rb") as file:
         os.fsync(file.fileno())
+
+
+def settle(draft: Path, path: Path) -> None:
+    """Give a file that is written its name, in place of what had it."""
+    sync_file(draft)
+    draft.rename(path)
+    sync_directory(path.parent)
+
+
+def write_json(content: Mapping[str, object], path: Path) -> None:
+    """A JSON file that is whole or not there."""
+    draft = path.with_name(f".{path.name}.draft")
+    draft.write_text(json.dumps(content, indent=2) + "\n")
+    settle(draft, path)
 
 
 def sha256_of(path: Path) -> str:

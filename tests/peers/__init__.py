@@ -1,0 +1,1 @@
+"""Ours beside the SAE libraries that are in use: files, losses, gradients."""
