@@ -17,6 +17,7 @@ from fastapi_offline import FastAPIOffline
 
 from orchestrator.access import Role
 from orchestrator.api import (
+    estimates,
     events,
     failures,
     jobs,
@@ -106,6 +107,7 @@ def create_app(settings: Settings, *, executor: Executor | None = None, home_is_
         if isinstance(page, APIRoute):
             needs(Role.READ)(page.endpoint)
     app.include_router(jobs.router)
+    app.include_router(estimates.router)
     app.include_router(metrics.router)
     app.include_router(owners.router)
     app.include_router(sweeps.router)

@@ -30,6 +30,7 @@ from orchestrator.views import (
     CleanupRequest,
     CleanupView,
     CloneRequest,
+    EstimateView,
     EventPage,
     EventView,
     Health,
@@ -314,6 +315,15 @@ class Client:
         return self._parse(
             JobDetail, self._transport.call("POST", "/api/jobs", body=body, headers=key, repeatable=True)
         )
+
+    def estimate(self, type: str, params: Mapping[str, Any], *, resources: Resources | None = None) -> EstimateView:
+        """What such a job would take of memory, disk, time and money. Queues nothing.
+
+        Raises:
+            InvalidInput: a parameter was refused, as a submit would; ``field`` and ``suggestion`` say which and why.
+        """
+        body = _checked(JobSubmission, {"type": type, "params": dict(params), "resources": resources or Resources()})
+        return self._parse(EstimateView, self._transport.call("POST", "/api/estimates", body=body, repeatable=True))
 
     def job(self, job_id: JobId) -> JobDetail:
         """One job with its attempts and commands."""

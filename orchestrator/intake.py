@@ -15,11 +15,12 @@ from pydantic import ValidationError
 from orchestrator.access import DEFAULT_OWNER
 from orchestrator.domain import Job, JobStatus, Params, Sweep
 from orchestrator.errors import InvalidInput
-from orchestrator.inventory import Inventory, ModelShape, model_shape
+from orchestrator.inventory import Inventory, model_shape
 from orchestrator.pipelines import Pipeline, Step, references, sampled
 from orchestrator.sweeps import points
 from orchestrator.views import CloneRequest, JobSubmission, SweepSubmission
 from worker_image.contract.jobs import JOB_TYPES, TrainSaeParams, job_params
+from worker_image.contract.model_shape import ModelShape
 
 ARRAY_INDEX = "SAEFORGE_ARRAY_INDEX"
 """Environment variable that tells the containers of a sweep apart."""

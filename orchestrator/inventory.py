@@ -2,6 +2,7 @@
 
 import difflib
 import json
+import math
 import os
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -10,10 +11,13 @@ from typing import Any
 
 from orchestrator.errors import InvalidInput
 from orchestrator.settings import Settings
+from worker_image.contract.model_shape import ModelShape
 
 DATASET_SUFFIXES = (".jsonl", ".txt")
 _LAYER_KEYS = ("num_hidden_layers", "n_layer", "num_layers", "n_layers")
 _WIDTH_KEYS = ("hidden_size", "n_embd", "d_model")
+_LONGEST_HEADER = 100_000_000
+"""Bytes; the format's own limit."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -110,19 +114,31 @@ def _exists(path: Path) -> bool:
         return False
 
 
-@dataclass(frozen=True, slots=True)
-class ModelShape:
-    """What a model's configuration tells; empty where it does not."""
-
-    layers: int | None
-    d_model: int | None
-
-
 def model_shape(model: str) -> ModelShape:
-    """Read off the configuration in the model's directory."""
-    content = _config(Path(model) / "config.json")
-    layers, d_model = _first(content, _LAYER_KEYS), _first(content, _WIDTH_KEYS)
-    return ModelShape(layers if isinstance(layers, int) else None, d_model if isinstance(d_model, int) else None)
+    """Read off the configuration in the model's directory, and the headers of its weights."""
+    folder = Path(model)
+    return ModelShape.of(_config(folder / "config.json"), _counted(folder))
+
+
+def _counted(folder: Path) -> int | None:
+    """Numbers in the model's weights, from the headers of the files alone; none where those cannot be read."""
+    index = _config(folder / "model.safetensors.index.json").get("weight_map")
+    # A directory may hold the same weights in another layout too.
+    names = sorted(set(index.values())) if isinstance(index, dict) else ["model.safetensors"]
+    try:
+        return sum(_numbers(folder / name) for name in names)
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+        return None
+
+
+def _numbers(file: Path) -> int:
+    """Of one safetensors file: eight bytes tell the length of the JSON that describes the tensors."""
+    with file.open("rb") as stream:
+        length = int.from_bytes(stream.read(8), "little")
+        if length > _LONGEST_HEADER:
+            raise ValueError(f"{file} is no safetensors file")
+        header = json.loads(stream.read(length))
+    return sum(math.prod(tensor["shape"]) for name, tensor in header.items() if name != "__metadata__")
 
 
 def _check_dataset(path: Path, field: str, value: str) -> None:

@@ -123,6 +123,8 @@ class Settings(ClientSettings):
     """MiB of every shared GPU that are left alone."""
     half_life_s: float = Field(default=HALF_LIFE_S, gt=0)
     """Seconds after which what an owner used counts half when owners take turns."""
+    gpu_hour_price: float = Field(default=0.0, ge=0)
+    """What an hour of one GPU costs, in a currency of your choice: estimates then tell what a job would cost."""
     preempt_after_s: float = Field(default=600.0, ge=0)
     """Seconds a job may run before it can be asked to make room for one of higher priority."""
     grace_s: float = Field(default=60.0, ge=0)

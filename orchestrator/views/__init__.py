@@ -12,6 +12,7 @@ from orchestrator.views.access import (
 )
 from orchestrator.views.artifacts import ArtifactView, CheckpointView
 from orchestrator.views.errors import ErrorDetails, ErrorView
+from orchestrator.views.estimates import EstimateView
 from orchestrator.views.events import EventPage, EventView
 from orchestrator.views.gpus import GpuProcessView, GpuView
 from orchestrator.views.health import Health, Liveness, Readiness
@@ -71,6 +72,7 @@ __all__ = [
     "EngineView",
     "ErrorDetails",
     "ErrorView",
+    "EstimateView",
     "EventPage",
     "EventView",
     "FailureView",

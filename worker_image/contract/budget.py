@@ -1,0 +1,275 @@
+"""What a training will take before it runs: memory and disk by component, and its work, from parameters and shapes.
+
+Both sides use it: the orchestrator for whoever fills in a form, the worker before it starts. Sizes are in bytes and
+meant to be right within a quarter; they err on the large side. Pure arithmetic: nothing is read or measured here.
+
+Symbols: B batch_size, D d_in, F d_sae, P parameters of an autoencoder.
+"""
+
+import math
+import re
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Literal
+
+from worker_image.contract.model_shape import ModelShape
+from worker_image.contract.train_sae import TrainSaeParams
+
+MIB = 2**20
+GIB = 2**30
+
+_DTYPE_BYTES = {"float32": 4, "bfloat16": 2, "float16": 2}
+_FLOAT = 4
+_PROGRAM_ON_CPU = 450 * MIB
+"""Resident after torch and transformers are imported and have run once."""
+_PROGRAM_BESIDE_GPU = 1536 * MIB
+"""The same with the CUDA libraries."""
+_CUDA_CONTEXT = 600 * MIB
+"""What the driver and the libraries take of a GPU before anything is computed."""
+_CHUNK = {"gpu": 512 * MIB, "host": 16 * MIB}
+"""Pre-activations held at once by the fused selection; see ``worker_image/sae/sparse.py``."""
+_LEAST_ROWS = 256
+_POSITION_BYTES = 80
+"""For one active latent of one token: value, gradient, row, latent, and the order by latent."""
+_PENALISED = frozenset({"standard", "jumprelu", "gated"})
+"""Families that let through as many latents as their penalty does: early in training nearly all of them."""
+_BLOCK = re.compile(r"^layers\.(\d+)")
+
+Pool = Literal["gpu", "host", "disk"]
+"""What is taken: the GPU's memory, the machine's, or disk."""
+
+
+@dataclass(frozen=True, slots=True)
+class Component:
+    """One thing that takes memory or disk."""
+
+    name: str
+    pool: Pool
+    size_bytes: int
+    field: str | None = None
+    """The parameter that it grows with most."""
+
+
+@dataclass(frozen=True, slots=True)
+class Work:
+    """What has to be computed, whatever computes it."""
+
+    harvested_tokens: int
+    harvest_flop: float
+    training_flop: float
+    moved_bytes: float
+    """Read and written by the optimiser, which is bound by memory, not by arithmetic."""
+
+
+@dataclass(frozen=True, slots=True)
+class Budget:
+    """What a training takes."""
+
+    components: tuple[Component, ...]
+    work: Work
+    d_in: int
+    d_sae: int
+    """Latents of the widest autoencoder."""
+
+    def total(self, pool: Pool) -> int:
+        """Bytes of all components of a pool."""
+        return sum(component.size_bytes for component in self.components if component.pool == pool)
+
+    def table(self, pool: Pool) -> str:
+        """The components of a pool, largest first, in one line for people."""
+        parts = sorted((part for part in self.components if part.pool == pool), key=lambda part: -part.size_bytes)
+        return ", ".join(f"{part.name} {readable(part.size_bytes)}" for part in parts if part.size_bytes)
+
+
+@dataclass(frozen=True, slots=True)
+class Advice:
+    """One change after which a pool suffices."""
+
+    field: str
+    value: int | str
+    saves_bytes: int
+
+    def __str__(self) -> str:
+        return f"{self.field} {self.value} (saves {readable(self.saves_bytes)})"
+
+
+def training_budget(params: TrainSaeParams, shape: ModelShape, *, on_gpu: bool, d_in: int | None = None) -> Budget:
+    """What ``params`` take on a model of ``shape``.
+
+    Args:
+        on_gpu: whether it computes on a GPU; otherwise everything is in the machine's memory.
+        d_in: width of one hookpoint where it is known; the model's own when empty.
+
+    Raises:
+        ValueError: neither ``d_in`` nor the model's width is known.
+    """
+    width = d_in or shape.d_model
+    if width is None:
+        raise ValueError("the model's configuration does not tell its width")
+    places = 1 + len(params.crosscoder_hookpoints)
+    read = width * places
+    kept = read + (width if params.target_hookpoint else 0)
+    device: Pool = "gpu" if on_gpu else "host"
+    variants = params.variants()
+    parameters = sum(_parameters(variant, read) for variant in variants)
+    components = (
+        Component("program", "host", _PROGRAM_BESIDE_GPU if on_gpu else _PROGRAM_ON_CPU),
+        *((Component("CUDA context", "gpu", _CUDA_CONTEXT),) if on_gpu else ()),
+        *_model(params, shape, width, kept, device),
+        Component("SAE weights", device, _FLOAT * parameters, "expansion_factor"),
+        Component("gradients", device, _FLOAT * parameters, "expansion_factor"),
+        Component("optimiser moments", device, 2 * _FLOAT * parameters, "expansion_factor"),
+        Component(
+            "training step", device, max(_step(variant, read, kept, device) for variant in variants), "batch_size"
+        ),
+        *_stored(params, kept),
+        Component("checkpoint being written", "host", 3 * _FLOAT * parameters, "expansion_factor"),
+        *_disk(params, parameters),
+    )
+    d_sae = max(read * variant.expansion_factor for variant in variants)
+    return Budget(components, _work(params, variants, shape, read, parameters), read, d_sae)
+
+
+def _parameters(variant: TrainSaeParams, read: int) -> int:
+    """Of one autoencoder."""
+    d_sae = read * variant.expansion_factor
+    written = read if variant.target_hookpoint is None else read // (1 + len(variant.crosscoder_hookpoints))
+    matrices = d_sae * written + (0 if variant.tied_weights else d_sae * read)
+    skip = written * read if variant.skip_connection else 0
+    per_latent = {"gated": 3, "jumprelu": 2}.get(variant.family, 1)
+    return matrices + skip + per_latent * d_sae + written
+
+
+def _model(params: TrainSaeParams, shape: ModelShape, width: int, kept: int, device: Pool) -> Iterator[Component]:
+    size = _DTYPE_BYTES[params.model_dtype]
+    if shape.parameters:
+        yield Component("language model", device, size * shape.parameters, "model_dtype")
+    tokens = params.harvest_batch_size * params.context_length
+    # The widest moment of a block: its input, the residual, queries, keys, values, or both sides of the MLP.
+    live = 6 * width + 2 * (shape.d_inner or 4 * width)
+    yield Component("model activations", device, tokens * (size * live + size * kept), "harvest_batch_size")
+
+
+def _step(variant: TrainSaeParams, read: int, kept: int, device: Pool) -> int:
+    """Peak working set of a step: what is alive at once beside weights, gradients and moments."""
+    batch, d_sae = variant.batch_size, read * variant.expansion_factor
+    rows = min(batch, max(_LEAST_ROWS, _CHUNK[device] // (_FLOAT * d_sae)))
+    dense = 5 * _FLOAT * batch * kept
+    if variant.family in _PENALISED:
+        return dense + 4 * _FLOAT * batch * d_sae
+    positions = batch * min(d_sae, variant.k * (5 if variant.multi_topk else 1))
+    if variant.dead_latents == "auxk" and variant.auxk_alpha > 0:
+        positions += batch * min(d_sae, variant.auxk_k or max(1, read // 2))
+    return dense + 2 * _FLOAT * rows * d_sae + _POSITION_BYTES * positions
+
+
+def _stored(params: TrainSaeParams, kept: int) -> Iterator[Component]:
+    token_bytes = kept * _DTYPE_BYTES[params.model_dtype]
+    yield Component("activation buffer", "host", _buffered(params) * token_bytes, "buffer_tokens")
+    yield Component("held-out activations", "host", params.held_out_tokens * token_bytes, "held_out_tokens")
+
+
+def _buffered(params: TrainSaeParams) -> int:
+    wanted = params.steps * params.batch_size
+    return min(params.buffer_tokens, wanted, params.max_tokens or wanted)
+
+
+def _disk(params: TrainSaeParams, parameters: int) -> Iterator[Component]:
+    saved = 1 + (params.steps - 1) // params.checkpoint_every_steps if params.checkpoint_every_steps else 1
+    # One more is there while it is written, before the oldest goes.
+    yield Component(
+        "checkpoints", "disk", 3 * _FLOAT * parameters * (min(params.keep_checkpoints, saved) + 1), "keep_checkpoints"
+    )
+    yield Component("artifacts", "disk", _FLOAT * parameters, "expansion_factor")
+
+
+def _work(
+    params: TrainSaeParams, variants: list[TrainSaeParams], shape: ModelShape, read: int, parameters: int
+) -> Work:
+    wanted = params.steps * params.batch_size
+    distinct = min(wanted, params.max_tokens or wanted)
+    # Tokens that do not fit the buffer are harvested anew in every epoch.
+    harvested = params.held_out_tokens + (distinct if distinct <= params.buffer_tokens else wanted)
+    per_token = 0.0
+    if shape.layers and shape.d_model and (block := shape.block_parameters):
+        blocks = _blocks_read(params, shape.layers)
+        per_token = blocks * (2 * block + 4 * shape.d_model * params.context_length)
+    training = float(sum(_step_flop(variant, read) for variant in variants)) * params.steps
+    # Weights, gradient and both moments are read; weights and moments are written.
+    moved = 7.0 * _FLOAT * parameters * params.steps
+    return Work(harvested, per_token * harvested, training, moved)
+
+
+def _blocks_read(params: TrainSaeParams, layers: int) -> int:
+    """Blocks of the model until the last place that is read."""
+    places = [params.hookpoint, *params.crosscoder_hookpoints, params.target_hookpoint or params.hookpoint]
+    found = [_BLOCK.match(place) for place in places]
+    return max(min(layers, int(match[1]) + 1) if match else layers for match in found)
+
+
+def _step_flop(variant: TrainSaeParams, read: int) -> int:
+    batch, d_sae = variant.batch_size, read * variant.expansion_factor
+    encoder = 2 * batch * read * d_sae
+    if variant.family in _PENALISED:
+        return 6 * encoder
+    active = variant.k * (5 if variant.multi_topk else 1)
+    return encoder + 2 * batch * 4 * active * read
+
+
+_ADJUSTABLE = (
+    "harvest_batch_size",
+    "buffer_tokens",
+    "model_dtype",
+    "batch_size",
+    "held_out_tokens",
+    "expansion_factor",
+)
+"""What may be lowered, the least harmful first."""
+
+
+def advice(
+    params: TrainSaeParams, pool: Pool, limit_bytes: int, budget: Callable[[TrainSaeParams], Budget]
+) -> list[Advice]:
+    """Each single change after which ``pool`` keeps within ``limit_bytes``, the least harmful first.
+
+    Numbers are lowered no further than needed. Empty when no single change suffices.
+    """
+    before = budget(params).total(pool)
+    found = []
+    for field in _ADJUSTABLE:
+        if field in params.varied():
+            continue
+
+        def needs(value: int | str, field: str = field) -> int:
+            return budget(params.model_copy(update={field: value})).total(pool)
+
+        value = _lowered(field, params, limit_bytes, needs)
+        if value is not None:
+            found.append(Advice(field, value, before - needs(value)))
+    return found
+
+
+def _lowered(
+    field: str, params: TrainSaeParams, limit_bytes: int, needs: Callable[[int | str], int]
+) -> int | str | None:
+    """The largest value of ``field`` that fits; none when not even the least does."""
+    now = getattr(params, field)
+    if field == "model_dtype":
+        return "bfloat16" if now == "float32" and needs("bfloat16") <= limit_bytes else None
+    # The least that is still of use.
+    least = {"buffer_tokens": params.batch_size, "batch_size": 64, "held_out_tokens": 1024}.get(field, 1)
+    if least >= now or needs(least) > limit_bytes:
+        return None
+    low, high = least, now
+    while high - low > 1:
+        middle = (low + high) // 2
+        low, high = (middle, high) if needs(middle) <= limit_bytes else (low, middle)
+    # Sizes are chosen as powers of two; a factor of the width is small and taken as it is.
+    return low if field == "expansion_factor" else max(least, 1 << (low.bit_length() - 1))
+
+
+def readable(size_bytes: float) -> str:
+    """A size as a person reads it, e.g. "1.3 GiB"."""
+    if size_bytes >= GIB:
+        return f"{size_bytes / GIB:.1f} GiB"
+    return f"{max(1, math.ceil(size_bytes / MIB))} MiB"
