@@ -35,7 +35,23 @@ class TrainSaeParams(OptimisationParams, ArchitectureParams, ActivationParams):
     """
 
     title: ClassVar[str] = "Train SAE"
-    commands: ClassVar[frozenset[CommandType]] = frozenset({"pause", "stop", "checkpoint", "set_learning_rate"})
+    commands: ClassVar[frozenset[CommandType]] = frozenset(
+        {"pause", "stop", "checkpoint", "set_learning_rate", "set_parameters", "validate"}
+    )
+    live: ClassVar[frozenset[str]] = frozenset(
+        {
+            "lr",
+            "grad_clip",
+            "sparsity_coefficient",
+            "target_l0",
+            "auxk_alpha",
+            "log_every_steps",
+            "checkpoint_every_steps",
+            "checkpoint_every_minutes",
+            "keep_checkpoints",
+            "keep_every_steps",
+        }
+    )
     resumable: ClassVar[bool] = True
     uses_gpu: ClassVar[bool] = True
 
@@ -56,8 +72,12 @@ class TrainSaeParams(OptimisationParams, ArchitectureParams, ActivationParams):
     """Steps between metrics."""
     checkpoint_every_steps: int | None = Field(default=1000, ge=1, json_schema_extra=recommended(100, 10_000))
     """Steps between checkpoints; none while training when empty (pause, stop and completion always write one)."""
+    checkpoint_every_minutes: float | None = Field(default=None, gt=0, le=10_080)
+    """Minutes between checkpoints, besides those by steps; only by steps when empty."""
     keep_checkpoints: int = Field(default=3, ge=1, le=1000)
-    """Newest checkpoints kept."""
+    """Newest checkpoints kept, besides the first, the best on held-out tokens, and those of keep_every_steps."""
+    keep_every_steps: int | None = Field(default=1000, ge=1)
+    """Keep each checkpoint whose step is a multiple of this; none for its step when empty."""
 
     @model_validator(mode="after")
     def _buffer_holds_a_batch(self) -> Self:

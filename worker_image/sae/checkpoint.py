@@ -1,27 +1,32 @@
 """Checkpoints: a directory of safetensors and JSON that is either whole or not there. Nothing is ever unpickled.
 
-``step_<n>/`` holds ``sae.safetensors`` (weights), ``training.safetensors`` (moments, counters, random state),
-``state.json`` (everything that is not a tensor) and ``manifest.json`` (size and SHA-256 of the others).
+``step_<n>/``, or ``anomaly_<n>/`` for a look at what went wrong, holds for each SAE of the run ``sae_<i>.safetensors``
+(weights) and ``training_<i>.safetensors`` (moments, counters); ``random.safetensors``; ``state.json`` (everything that
+is not a tensor) and ``manifest.json`` (size and SHA-256 of the others).
 """
 
 import errno
 import hashlib
 import json
+import re
 import shutil
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Literal
 
-import torch
 from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 from torch import Tensor
 
-from worker_image.sae.files import exchange, sha256_of, sync_directory, sync_file
-from worker_image.sae.trainer import TrainerState
+from worker_image.sae.files import exchange, sha256_of, sync_directory
+from worker_image.sae.random_state import RandomState, random_state
+from worker_image.sae.retention import Kept
+from worker_image.sae.tensor_file import Written, write_tensors, write_text
 
-FORMAT = 1
-_PREFIX = "step_"
-_WEIGHTS, _TRAINING, _STATE, _MANIFEST = "sae.safetensors", "training.safetensors", "state.json", "manifest.json"
+FORMAT = 2
+Kind = Literal["step", "anomaly"]
+_NAME = re.compile(r"(step|anomaly)_(\d+)")
+_RANDOM, _STATE, _MANIFEST = "random.safetensors", "state.json", "manifest.json"
 
 JsonObject = dict[str, object]
 
@@ -30,56 +35,89 @@ class CheckpointCorrupt(Exception):
     """The checkpoint is incomplete or not what was written."""
 
 
+class CheckpointOutdated(CheckpointCorrupt):
+    """The checkpoint was written in another format than this version reads."""
+
+
+@dataclass(frozen=True)
+class SaeState:
+    """What is kept of one SAE in training; its trainer knows what each name means."""
+
+    weights: dict[str, Tensor]
+    training: dict[str, Tensor] = field(default_factory=dict)
+    """Moments, counters, scalers: every other tensor that the next step depends on."""
+    values: JsonObject = field(default_factory=dict)
+    """What is no tensor: steps, coefficients, the state of controllers."""
+
+
+@dataclass(frozen=True)
+class CheckpointState:
+    """All that a checkpoint holds."""
+
+    step: int
+    saes: tuple[SaeState, ...]
+    loss: float | None = None
+    """Training loss at that step."""
+    held_out_loss: float | None = None
+    """Loss on held-out tokens, where it was measured."""
+    run: JsonObject = field(default_factory=dict)
+    """Where the data stood, and whatever else the run needs to go on; its writer knows what it means."""
+    params: JsonObject = field(default_factory=dict)
+    """Parameters of the job that wrote it."""
+    random: RandomState = field(default_factory=random_state)
+    """Where the random generators stand: now, unless said otherwise."""
+    kind: Kind = "step"
+
+    @property
+    def name(self) -> str:
+        """Of its directory."""
+        return f"{self.kind}_{self.step}"
+
+
 @dataclass(frozen=True)
 class SavedCheckpoint:
     """A checkpoint that is on disk, whole and synced."""
 
     path: Path
+    step: int
+    loss: float | None
+    held_out_loss: float | None
     size_bytes: int
     digest: str
     """``sha256:`` and the hex digest over the names and digests of its files."""
 
 
-@dataclass(frozen=True)
-class LoadedCheckpoint:
-    """What a checkpoint holds."""
-
-    trainer: TrainerState
-    data: JsonObject
-    """Where the data stood; its reader knows what it means."""
-    params: JsonObject
-    """Parameters of the job that wrote it."""
-
-
-def save_checkpoint(folder: Path, trainer: TrainerState, data: JsonObject, params: JsonObject) -> SavedCheckpoint:
-    """Write ``folder/step_<n>``, replacing one of the same step.
+def save_checkpoint(folder: Path, state: CheckpointState) -> SavedCheckpoint:
+    """Write ``folder/<name>``, replacing one of the same name. Tensors have to be in host memory.
 
     Files go to a temporary directory, are synced, and only then get their name, so whoever sees ``step_<n>`` sees
     all of it.
     """
-    final = folder / f"{_PREFIX}{trainer.step}"
+    final = folder / state.name
     draft = folder / f".{final.name}.draft"
     shutil.rmtree(draft, ignore_errors=True)
     draft.mkdir(parents=True)
-    save_file(_on_cpu(trainer.model), draft / _WEIGHTS)
-    training = {f"optimizer.{name}": value for name, value in trainer.optimizer.items()}
-    training |= {"tokens_since_fired": trainer.tokens_since_fired_F, **_random_state()}
-    save_file(_on_cpu(training), draft / _TRAINING)
-    state: JsonObject = {
+    files: dict[str, Written] = {}
+    for index, sae in enumerate(state.saes):
+        for name, tensors in ((_weights(index), sae.weights), (_training(index), sae.training)):
+            files[name] = write_tensors(draft / name, tensors)
+    files[_RANDOM] = write_tensors(draft / _RANDOM, state.random.tensors)
+    said: JsonObject = {
         "format": FORMAT,
-        "step": trainer.step,
-        "tokens_trained": trainer.tokens_trained,
-        "peak_lr": trainer.peak_lr,
-        "loss": trainer.loss,
-        "data": data,
-        "params": params,
+        "step": state.step,
+        "loss": state.loss,
+        "held_out_loss": state.held_out_loss,
+        "saes": [sae.values for sae in state.saes],
+        "run": state.run,
+        "params": state.params,
+        "random": state.random.values,
     }
-    (draft / _STATE).write_text(json.dumps(state, indent=2))
-    files = {name: _describe(draft / name) for name in (_WEIGHTS, _TRAINING, _STATE)}
-    digest = _digest(files)
-    (draft / _MANIFEST).write_text(json.dumps({"digest": digest, "files": files}, indent=2))
-    for file in draft.iterdir():
-        sync_file(file)
+    files[_STATE] = write_text(draft / _STATE, json.dumps(said))
+    described = {name: {"size_bytes": file.size_bytes, "sha256": file.sha256} for name, file in files.items()}
+    digest = _digest(described)
+    manifest = {"format": FORMAT, "digest": digest, "files": described}
+    size_bytes = sum(file.size_bytes for file in files.values())
+    size_bytes += write_text(draft / _MANIFEST, json.dumps(manifest, indent=2)).size_bytes
     sync_directory(draft)
     if final.exists():
         _replace(final, draft)
@@ -87,81 +125,113 @@ def save_checkpoint(folder: Path, trainer: TrainerState, data: JsonObject, param
         draft.rename(final)
     sync_directory(folder)
     shutil.rmtree(draft, ignore_errors=True)
-    return SavedCheckpoint(final, sum(file.stat().st_size for file in final.iterdir()), digest)
+    return SavedCheckpoint(final, state.step, state.loss, state.held_out_loss, size_bytes, digest)
 
 
-def load_checkpoint(path: Path) -> LoadedCheckpoint:
-    """Verify and read a checkpoint, and put the random generators where they stood.
+def load_checkpoint(path: Path) -> CheckpointState:
+    """Verify and read a checkpoint. The random generators are put back by ``restore_random_state`` when their time
+    comes: what is loaded after this may draw from them.
 
     Raises:
         FileNotFoundError: there is no such directory.
+        CheckpointOutdated: it is of a format that this version does not read.
         CheckpointCorrupt: a file is missing or differs from what was written.
     """
     if not path.is_dir():
         raise FileNotFoundError(f"no checkpoint at {path}")
     verify_checkpoint(path)
     try:
-        model = load_file(path / _WEIGHTS)
-        training = load_file(path / _TRAINING)
         state = json.loads((path / _STATE).read_bytes())
-        if state["format"] != FORMAT:
-            raise CheckpointCorrupt(f"{path} has format {state['format']}; this version reads {FORMAT}")
-        restored = LoadedCheckpoint(
-            trainer=TrainerState(
-                model=model,
-                optimizer={
-                    name.removeprefix("optimizer."): value
-                    for name, value in training.items()
-                    if name.startswith("optimizer.")
-                },
-                tokens_since_fired_F=training["tokens_since_fired"],
-                step=state["step"],
-                tokens_trained=state["tokens_trained"],
-                peak_lr=state["peak_lr"],
-                loss=state["loss"],
+        return CheckpointState(
+            step=state["step"],
+            saes=tuple(
+                SaeState(load_file(path / _weights(index)), load_file(path / _training(index)), values)
+                for index, values in enumerate(state["saes"])
             ),
-            data=state["data"],
+            loss=state["loss"],
+            held_out_loss=state["held_out_loss"],
+            run=state["run"],
             params=state["params"],
+            random=RandomState(load_file(path / _RANDOM), state["random"]),
+            kind="anomaly" if path.name.startswith("anomaly_") else "step",
         )
-    except (SafetensorError, ValueError, KeyError) as error:
+    except (SafetensorError, OSError, ValueError, KeyError, TypeError) as error:
         raise CheckpointCorrupt(f"{path} cannot be read: {error}") from error
-    _restore_random_state(training)
-    return restored
 
 
 def verify_checkpoint(path: Path) -> None:
     """Compare every file with the manifest.
 
     Raises:
+        CheckpointOutdated: it is of a format that this version does not read.
         CheckpointCorrupt: a file is missing or differs from what was written.
     """
     try:
         manifest = json.loads((path / _MANIFEST).read_bytes())
         files, digest = manifest["files"], manifest["digest"]
+        if (found := manifest.get("format", 1)) != FORMAT:
+            raise CheckpointOutdated(f"{path} has format {found}; this version reads format {FORMAT}")
         for name, described in files.items():
             if _describe(path / name) != described:
                 raise CheckpointCorrupt(f"{path / name} is not what was written: size or SHA-256 differs")
     except (OSError, ValueError, KeyError, AttributeError) as error:
         raise CheckpointCorrupt(f"{path} is incomplete: {error}") from error
-    if set(files) != {_WEIGHTS, _TRAINING, _STATE} or _digest(files) != digest:
+    saes = range((len(files) - 2) // 2)
+    expected = {_RANDOM, _STATE, *map(_weights, saes), *map(_training, saes)}
+    if set(files) != expected or _digest(files) != digest:
         raise CheckpointCorrupt(f"{path / _MANIFEST} does not agree with its own digest")
 
 
 def checkpoints_in(folder: Path) -> list[Path]:
-    """Whole checkpoints, oldest first: by step as a number, since as text ``step_900`` follows ``step_1000``."""
-    found = [path for path in folder.glob(f"{_PREFIX}*") if path.name.removeprefix(_PREFIX).isdecimal()]
-    return sorted(found, key=lambda path: int(path.name.removeprefix(_PREFIX)))
+    """Whole checkpoints to continue from, oldest first: by step as a number, since ``step_900`` follows ``step_1000``
+    as text."""
+    found = [path for path in folder.glob("step_*") if _NAME.fullmatch(path.name)]
+    return sorted(found, key=lambda path: _step_of(path.name))
 
 
-def retain_newest(folder: Path, keep: int) -> list[str]:
-    """Delete all but the ``keep`` newest checkpoints; return the names deleted."""
-    doomed = checkpoints_in(folder)[:-keep]
-    for path in doomed:
-        # Renamed first: a deletion cut short must not leave something that looks like a checkpoint.
-        retired = path.with_name(f".{path.name}.retired")
-        path.rename(retired)
-        shutil.rmtree(retired)
-    return [path.name for path in doomed]
+def kept_in(folder: Path) -> list[Kept]:
+    """What there is in a folder, for retention to choose from."""
+    found = []
+    for path in folder.iterdir():
+        if _NAME.fullmatch(path.name):
+            is_anomaly = path.name.startswith("anomaly_")
+            found.append(Kept(path.name, _step_of(path.name), _held_out_loss(path), is_anomaly))
+    return found
+
+
+def delete_checkpoint(path: Path) -> None:
+    """Delete a checkpoint in a way that never leaves half of one under its name."""
+    retired = path.with_name(f".{path.name}.retired")
+    shutil.rmtree(retired, ignore_errors=True)
+    path.rename(retired)
+    shutil.rmtree(retired)
+
+
+def clear_leftovers(folder: Path) -> None:
+    """Remove what a process that was killed while it wrote or deleted a checkpoint left behind."""
+    for pattern in (".*.draft", ".*.retired"):
+        for path in folder.glob(pattern):
+            shutil.rmtree(path, ignore_errors=True)
+
+
+def _weights(index: int) -> str:
+    return f"sae_{index}.safetensors"
+
+
+def _training(index: int) -> str:
+    return f"training_{index}.safetensors"
+
+
+def _step_of(name: str) -> int:
+    return int(name.partition("_")[2])
+
+
+def _held_out_loss(path: Path) -> float | None:
+    try:
+        found = json.loads((path / _STATE).read_bytes())["held_out_loss"]
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
+    return float(found) if isinstance(found, int | float) else None
 
 
 def _replace(final: Path, draft: Path) -> None:
@@ -178,23 +248,6 @@ def _replace(final: Path, draft: Path) -> None:
         final.rename(retired)
         draft.rename(final)
         shutil.rmtree(retired, ignore_errors=True)
-
-
-def _on_cpu(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
-    return {name: value.detach().cpu().contiguous() for name, value in tensors.items()}
-
-
-def _random_state() -> dict[str, Tensor]:
-    state = {"random.cpu": torch.get_rng_state()}
-    if torch.cuda.is_available():
-        state["random.cuda"] = torch.cuda.get_rng_state()
-    return state
-
-
-def _restore_random_state(training: dict[str, Tensor]) -> None:
-    torch.set_rng_state(training["random.cpu"])
-    if torch.cuda.is_available() and "random.cuda" in training:
-        torch.cuda.set_rng_state(training["random.cuda"])
 
 
 def _describe(file: Path) -> dict[str, object]:

@@ -3,11 +3,14 @@
 Shapes: B tokens, D = d_in, F = d_sae, K = k.
 """
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from typing import Any
 
 import torch
 from torch import Tensor
 
+from worker_image.sae.checkpoint import SaeState
 from worker_image.sae.config import SaeConfig
 from worker_image.sae.losses import Loss, loss_of
 from worker_image.sae.metrics import dead_latents, l0
@@ -36,19 +39,6 @@ class StepOutcome:
         if self.grad_norm is not None:
             found["grad_norm"] = self.grad_norm.item()
         return found
-
-
-@dataclass(frozen=True)
-class TrainerState:
-    """All of a trainer that a checkpoint keeps."""
-
-    model: dict[str, Tensor]
-    optimizer: dict[str, Tensor]
-    tokens_since_fired_F: Tensor
-    step: int
-    tokens_trained: int
-    peak_lr: float
-    loss: float | None
 
 
 class Trainer:
@@ -119,40 +109,49 @@ class Trainer:
         self._last_loss = loss.total
         return StepOutcome(loss, acts_BK, lr, grad_norm)
 
-    def state(self) -> TrainerState:
+    def reconfigure(self, values: Mapping[str, object]) -> None:
+        """Take up other coefficients from the next step on. What is no field of the config is not the trainer's."""
+        mine = {name: value for name, value in values.items() if name in SaeConfig.__dataclass_fields__}
+        self.config = self.sae.config = replace(self.config, **mine)  # type: ignore[arg-type]
+        if "lr" in mine:
+            self.peak_lr = self.config.peak_lr
+
+    def state(self) -> SaeState:
         """All that ``restore`` needs; tensors are shared, not copied."""
         moments = {
-            f"{name}.{moment}": value
+            f"optimizer.{name}.{moment}": value
             for name, parameter in self.sae.named_parameters()
             for moment, value in self._optimizer.state.get(parameter, {}).items()
         }
-        return TrainerState(
-            model=dict(self.sae.state_dict()),
-            optimizer=moments,
-            tokens_since_fired_F=self.tokens_since_fired_F,
-            step=self.step,
-            tokens_trained=self.tokens_trained,
-            peak_lr=self.peak_lr,
-            loss=self.last_loss,
+        return SaeState(
+            weights=dict(self.sae.state_dict()),
+            training=moments | {"tokens_since_fired": self.tokens_since_fired_F},
+            values={
+                "step": self.step,
+                "tokens_trained": self.tokens_trained,
+                "peak_lr": self.peak_lr,
+                "loss": self.last_loss,
+            },
         )
 
-    def restore(self, state: TrainerState) -> None:
+    def restore(self, state: SaeState) -> None:
         """Continue from ``state``.
 
         Raises:
             RuntimeError: it belongs to an autoencoder of another shape.
         """
-        self.sae.load_state_dict(state.model)
+        self.sae.load_state_dict(state.weights)
         for name, parameter in self.sae.named_parameters():
-            prefix = name + "."
+            prefix = f"optimizer.{name}."
             moments = {
-                key.removeprefix(prefix): value for key, value in state.optimizer.items() if key.startswith(prefix)
+                key.removeprefix(prefix): value for key, value in state.training.items() if key.startswith(prefix)
             }
             if moments:
                 # Fused Adam keeps its step count on the parameter's device, like the moments.
                 self._optimizer.state[parameter] = {k: v.clone().to(parameter.device) for k, v in moments.items()}
-        self.tokens_since_fired_F.copy_(state.tokens_since_fired_F)
-        self.step = state.step
-        self.tokens_trained = state.tokens_trained
-        self.peak_lr = state.peak_lr
-        self._last_loss = None if state.loss is None else torch.tensor(state.loss)
+        self.tokens_since_fired_F.copy_(state.training["tokens_since_fired"])
+        values: dict[str, Any] = state.values
+        self.step = values["step"]
+        self.tokens_trained = values["tokens_trained"]
+        self.peak_lr = values["peak_lr"]
+        self._last_loss = None if values["loss"] is None else torch.tensor(values["loss"])

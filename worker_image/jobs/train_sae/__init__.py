@@ -1,6 +1,7 @@
 """The ``train_sae`` job: harvest activations, train the autoencoder on them, leave it as artifacts."""
 
 import time
+from contextlib import suppress
 
 from worker_image.contract.jobs import TrainSaeParams
 from worker_image.jobs.train_sae.inputs import check_inputs, load
@@ -19,6 +20,12 @@ def main(params: TrainSaeParams, run: RunContext) -> None:
     training = Training(params, run, inputs, load(params, inputs), began)
     training.announce()
     try:
-        training.execute()
-    except Halted as halt:
-        training.halt(halt.instruction)
+        try:
+            training.execute()
+        except Halted as halt:
+            training.halt(halt.instruction)
+    except Exception:
+        # A checkpoint that is being written is worth more than the seconds it takes.
+        with suppress(OSError):
+            training.checkpoints.settle(training.params)
+        raise

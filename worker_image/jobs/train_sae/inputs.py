@@ -14,16 +14,12 @@ from worker_image.lm.model import ModelSource, find_model, load_model
 from worker_image.lm.tokens import HeldOut, Sequence, SequenceMaker, TokenStream, set_aside
 from worker_image.memory import MIB, available_bytes
 from worker_image.reporter import RunContext
-from worker_image.sae.checkpoint import (
-    CheckpointCorrupt,
-    LoadedCheckpoint,
-    load_checkpoint,
-)
+from worker_image.sae.checkpoint import CheckpointCorrupt, CheckpointState, load_checkpoint
 from worker_image.sae.config import SaeConfig
 from worker_image.sae.trainer import Trainer
 
-_MAY_DIFFER_ON_RESUME = {"log_every_steps", "checkpoint_every_steps", "keep_checkpoints", "device", "network"}
-"""Parameters that do not shape the result, so a checkpoint of a job with other values can be continued."""
+_MAY_DIFFER_ON_RESUME = TrainSaeParams.live | {"device", "network"}
+"""Parameters that may change in the course of a training: a job with other values may continue its checkpoint."""
 
 
 @dataclass(frozen=True)
@@ -36,7 +32,7 @@ class Inputs:
     held_out: HeldOut
     buffer: ShuffledBuffer
     first_generation: list[Sequence]
-    checkpoint: LoadedCheckpoint | None
+    checkpoint: CheckpointState | None
 
 
 @dataclass(frozen=True)
@@ -71,7 +67,7 @@ def check_inputs(params: TrainSaeParams, run: RunContext) -> Inputs:
         batch_size=params.batch_size,
         total_tokens=params.steps * params.batch_size,
         seed=params.seed,
-        position=DataPosition.from_json(checkpoint.data["position"]) if checkpoint else DataPosition(),
+        position=DataPosition.from_json(checkpoint.run["position"]) if checkpoint else DataPosition(),
     )
     return Inputs(device, source, documents, held_out, buffer, buffer.plan(), checkpoint)
 
@@ -108,8 +104,6 @@ def load(params: TrainSaeParams, inputs: Inputs) -> Loaded:
             f"an autoencoder of {config.d_sae} latents does not fit into GPU memory",
             "lower expansion_factor",
         ) from error
-    if inputs.checkpoint:
-        trainer.restore(inputs.checkpoint.trainer)
     return Loaded(harvester, trainer)
 
 
@@ -192,7 +186,7 @@ def _device(wanted: str, granted: int, memory_mb: int | None) -> torch.device:
     return torch.device("cuda:0" if use_cuda else "cpu")
 
 
-def _checkpoint(params: TrainSaeParams, path: Path | None, documents: Dataset) -> LoadedCheckpoint | None:
+def _checkpoint(params: TrainSaeParams, path: Path | None, documents: Dataset) -> CheckpointState | None:
     """The checkpoint to continue from, refused unless it belongs to this very training."""
     if path is None:
         return None
@@ -207,7 +201,7 @@ def _checkpoint(params: TrainSaeParams, path: Path | None, documents: Dataset) -
                 f"the checkpoint was written with {name}={loaded.params.get(name)!r}, the job says {value!r}",
                 "use the same value, or start afresh",
             )
-    if (before := loaded.data["dataset_bytes"]) != documents.size_bytes:
+    if (before := loaded.run["dataset_bytes"]) != documents.size_bytes:
         raise UserError(
             "dataset",
             f"{documents.name} has {documents.size_bytes} bytes; at the checkpoint it had {before}",

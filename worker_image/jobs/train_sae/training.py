@@ -1,32 +1,41 @@
 """The loop: harvesting and training alternate, obeying commands at every batch."""
 
+import math
 import platform
 import time
+from collections.abc import Mapping
+from functools import partial
 
 import torch
 import transformers
 from torch import Tensor
 
 from worker_image import __version__
-from worker_image.contract.commands import CheckpointNow, Pause, SetLearningRate, Stop
-from worker_image.contract.events import ArtifactSaved, CheckpointRemoved, CheckpointSaved, Progress, Started
+from worker_image.contract.commands import (
+    AppliedChange,
+    CheckpointNow,
+    ParameterValue,
+    Pause,
+    SetLearningRate,
+    SetParameters,
+    Stop,
+    Validate,
+)
+from worker_image.contract.events import ArtifactSaved, Progress, Started
 from worker_image.contract.jobs import TrainSaeParams
 from worker_image.errors import OutOfGpuMemory, UserError
+from worker_image.jobs.train_sae.checkpoints import Checkpoints, Moment, Reason
 from worker_image.jobs.train_sae.inputs import Inputs, Loaded
+from worker_image.jobs.train_sae.steering import Refused, Steering
 from worker_image.lm.harvest import Harvester
 from worker_image.lm.tokens import Sequence
 from worker_image.pace import Pace
 from worker_image.reporter import Instruction, RunContext, Terminated
-from worker_image.sae.checkpoint import (
-    CheckpointCorrupt,
-    SavedCheckpoint,
-    retain_newest,
-    save_checkpoint,
-    verify_checkpoint,
-)
+from worker_image.sae.checkpoint import CheckpointState, Kind
 from worker_image.sae.export import sparsify_config, write_json, write_weights
 from worker_image.sae.files import sha256_of
-from worker_image.sae.metrics import evaluate
+from worker_image.sae.metrics import Evaluation, evaluate
+from worker_image.sae.random_state import restore_random_state
 from worker_image.sae.trainer import StepOutcome
 
 _CENTRE_SAMPLE = 16_384
@@ -45,7 +54,6 @@ class Training:
     """The loop and what it holds: data on one side, the trainer on the other, the run in between."""
 
     def __init__(self, params: TrainSaeParams, run: RunContext, inputs: Inputs, loaded: Loaded, began: float) -> None:
-        self.params = params
         self.run = run
         self.inputs = inputs
         self.buffer = inputs.buffer
@@ -53,13 +61,32 @@ class Training:
         self._harvester: Harvester | None = loaded.harvester
         self._planned: list[Sequence] | None = inputs.first_generation
         self._held_out_ND: Tensor | None = None
-        earlier = inputs.checkpoint.data["elapsed_s"] if inputs.checkpoint else 0.0
-        self._began = began - float(earlier)
-        self._saved: tuple[tuple[int, float], SavedCheckpoint] | None = None
+        self._asked = params
+        self.steering = Steering(params, run.changes)
+        self.checkpoints = Checkpoints(run)
+        self._reserved = params.checkpoint_every_steps is None and params.checkpoint_every_minutes is None
+        """Whether there is room for copies of the state: not taken before one is sure to be needed."""
+        self._measured: tuple[Moment, Evaluation] | None = None
+        self._began = began
+        if inputs.checkpoint is not None:
+            self._continue_from(inputs.checkpoint)
         self._harvested = 0
         self._to_harvest = self.params.held_out_tokens + self.buffer.left_to_harvest
         self._harvest_pace = Pace()
         self._train_pace = Pace()
+
+    @property
+    def params(self) -> TrainSaeParams:
+        """The job's parameters as they are in force."""
+        return self.steering.params
+
+    def _continue_from(self, checkpoint: CheckpointState) -> None:
+        self._began -= float(checkpoint.run["elapsed_s"])  # type: ignore[arg-type]
+        steering: dict[str, object] = checkpoint.run["steering"]  # type: ignore[assignment]
+        self.trainer.restore(checkpoint.saes[0])
+        self.trainer.reconfigure(self.steering.restore(steering, checkpoint.params))
+        # Last: everything that was loaded before may have drawn from them.
+        restore_random_state(checkpoint.random.tensors, checkpoint.random.values)
 
     def announce(self) -> None:
         """Say what is about to happen, to people and to the machine."""
@@ -68,6 +95,8 @@ class Training:
         self.run.log("\n".join(f"{name.replace('_', ' '):<{width}}  {value}" for name, value in summary.items()))
         if self.inputs.checkpoint:
             self.run.log(f"continuing from {self.run.resume_from} at step {self.trainer.step}")
+            for name, value in self.steering.changed.items():
+                self.run.log(f"{name} is {value}, as was asked for while it ran")
         self.run.emit(
             Started,
             device=str(self.inputs.device),
@@ -85,12 +114,14 @@ class Training:
             outcome = self._step(self.buffer.next_batch())
             if self._is_reported(self.trainer.step):
                 self._report(outcome)
-            every = self.params.checkpoint_every_steps
-            if every and self.trainer.step % every == 0 and self.trainer.step < self.params.steps:
+            if self.trainer.step < self.params.steps and self.checkpoints.is_due(self.trainer.step, self.params):
+                self._validate()
                 self._save("interval")
             self._obey()
-        self._save("final")
+        self._validate()
+        self._save_and_wait("final")
         results = self._export()
+        self.checkpoints.close()
         self.run.log(_result_line(results), "success")
         self.run.finish("completed", results=results)
 
@@ -98,18 +129,20 @@ class Training:
         """End early, losing nothing."""
         results: dict[str, float] = {}
         if isinstance(instruction, Pause):
-            name = self._save("pause")
-            self.run.applied(instruction, f"paused at step {self.trainer.step}; {name} is saved")
+            name = self._save_and_wait("pause")
+            self.checkpoints.close()
+            self.run.applied(instruction, f"paused at step {self.trainer.step}; {name} is saved", self.trainer.step)
             self.run.log(f"paused at step {self.trainer.step}")
             self.run.finish("paused")
             return
-        name = self._save("stop")
+        name = self._save_and_wait("stop")
+        self.checkpoints.close()
         if isinstance(instruction, Stop):
             if self.trainer.step:
                 results = self._export()
             else:
                 self.run.notify("stopped before the first step: there is nothing to export", "warning")
-        self.run.applied(instruction, f"stopped at step {self.trainer.step}; {name} is saved")
+        self.run.applied(instruction, f"stopped at step {self.trainer.step}; {name} is saved", self.trainer.step)
         self.run.log(f"stopped at step {self.trainer.step}")
         self.run.finish("stopped", results=results)
 
@@ -170,6 +203,10 @@ class Training:
                 "lower batch_size or expansion_factor",
             ) from error
         self._train_pace.advance(1)
+        if not self._reserved:
+            # Moments exist from the first step on.
+            self.checkpoints.reserve(self._state("step"))
+            self._reserved = True
         return outcome
 
     def _is_reported(self, step: int) -> bool:
@@ -194,14 +231,22 @@ class Training:
         self._check_finite()
 
     def _check_finite(self) -> None:
-        """No checkpoint is written, and no more time spent, on weights that are lost."""
+        """No more time is spent on weights that are lost, and no checkpoint to continue from is written.
+
+        Raises:
+            UserError: the loss is not finite; how it came to that is kept as ``anomaly_<step>``.
+        """
         loss = self.trainer.last_loss
-        if loss is not None and loss - loss != 0:
-            raise UserError(
-                "lr",
-                f"the loss is no longer finite at step {self.trainer.step}",
-                f"lower lr (it is {self.trainer.peak_lr:g}) or set grad_clip, e.g. to 1",
-            )
+        if loss is None or math.isfinite(loss):
+            return
+        self.checkpoints.save_and_wait(self._moment, partial(self._state, "anomaly"), self.params, "anomaly")
+        good = self.checkpoints.newest
+        raise UserError(
+            "lr",
+            f"the loss is no longer finite at step {self.trainer.step}",
+            f"lower lr (it is {self.trainer.peak_lr:g}) or set grad_clip, e.g. to 1"
+            + (f", and restart from {good}: nothing before it is lost" if good else ""),
+        )
 
     def _progress(self, phase: str, done: int, total: int, unit: str, rate_per_s: float | None) -> None:
         self.run.emit(
@@ -221,16 +266,20 @@ class Training:
         Raises:
             Halted: it was to end. What was asked after that is refused when the run finishes.
         """
+        self.checkpoints.tend(self.params)
+        while (change := self.steering.due(self.trainer.step)) is not None:
+            self._repeat(change)
         instructions = self.run.poll()
         for position, instruction in enumerate(instructions):
             match instruction:
                 case SetLearningRate(lr=lr):
-                    self.trainer.peak_lr = lr
-                    self.run.log(f"peak learning rate is {lr:g} from step {self.trainer.step + 1}")
-                    self.run.applied(instruction, f"peak learning rate {lr:g} from step {self.trainer.step + 1}")
+                    self._change(instruction, {"lr": lr})
+                case SetParameters(values=values):
+                    self._change(instruction, values)
+                case Validate():
+                    self._answer_with_validation(instruction)
                 case CheckpointNow():
-                    name = self._save("command")
-                    self.run.applied(instruction, f"{name} is saved")
+                    self._save("command", instruction)
                 case Pause() | Stop() | Terminated():
                     self._refuse(instructions[position + 1 :], "the job is ending")
                     raise Halted(instruction)
@@ -239,39 +288,85 @@ class Training:
         for instruction in instructions:
             self.run.rejected(instruction, reason)
 
-    def _save(self, reason: str) -> str:
-        """Write a checkpoint, announce it, delete those beyond ``keep_checkpoints``; return its name."""
-        self._check_finite()
-        saved = self._checkpoint()
-        self.run.emit(
-            CheckpointSaved,
-            name=saved.path.name,
-            step=self.trainer.step,
-            loss=self.trainer.last_loss,
-            size_bytes=saved.size_bytes,
-            digest=saved.digest,
-            reason=reason,
-        )
-        self.run.log(f"checkpoint {saved.path.name} saved ({saved.size_bytes / 1e6:.1f} MB, {reason})")
-        for name in retain_newest(self.run.checkpoints, self.params.keep_checkpoints):
-            self.run.emit(CheckpointRemoved, name=name)
-        return saved.path.name
+    def _change(self, instruction: SetLearningRate | SetParameters, values: Mapping[str, ParameterValue]) -> None:
+        try:
+            self.steering.change(instruction.id, values)
+        except Refused as refused:
+            self.run.rejected(instruction, str(refused))
+        else:
+            self._take_up(values)
+            self.run.applied(instruction, self._said(values), self.trainer.step)
 
-    def _checkpoint(self) -> SavedCheckpoint:
-        """The checkpoint of this very state: the one already on disk if it is intact, else a new one."""
-        state = self.trainer.state()
-        # Between two steps nothing else that training depends on can change.
-        moment = (state.step, state.peak_lr)
-        if self._saved and self._saved[0] == moment and _intact(self._saved[1]):
-            return self._saved[1]
-        data: dict[str, object] = {
-            "position": self.buffer.position.to_json(),
-            "dataset_bytes": self.inputs.documents.size_bytes,
-            "elapsed_s": time.monotonic() - self._began,
-        }
-        saved = save_checkpoint(self.run.checkpoints, state, data, self.params.model_dump(mode="json"))
-        self._saved = (moment, saved)
-        return saved
+    def _repeat(self, change: AppliedChange) -> None:
+        """Make a change again that an earlier attempt made after as many steps."""
+        try:
+            self.steering.repeat(change.id, change.values)
+        except Refused as refused:
+            self.run.notify(f"a change that was made before cannot be made again: {refused}", "warning")
+        else:
+            self._take_up(change.values)
+
+    def _take_up(self, values: Mapping[str, ParameterValue]) -> None:
+        self.trainer.reconfigure(values)
+        self.run.log(self._said(values))
+
+    def _said(self, values: Mapping[str, ParameterValue]) -> str:
+        told = (f"{name} {f'{value:g}' if isinstance(value, float) else value}" for name, value in values.items())
+        return f"{', '.join(told)} from step {self.trainer.step + 1}"
+
+    def _answer_with_validation(self, instruction: Validate) -> None:
+        if (measured := self._validate()) is None:
+            self.run.rejected(instruction, "the held-out tokens are not harvested yet; ask again once it trains")
+        else:
+            said = f"held-out fvu {measured.fvu:.4f} at l0 {measured.l0:.1f}"
+            self.run.applied(instruction, f"{said} after step {self.trainer.step}", self.trainer.step)
+
+    def _validate(self) -> Evaluation | None:
+        """Measure on the held-out tokens, unless this very state was; None before they are harvested."""
+        if self._held_out_ND is None:
+            return None
+        if self._measured is None or self._measured[0] != self._moment:
+            measured = evaluate(self.trainer.sae, self._held_out_ND, self.params.batch_size)
+            self._measured = (self._moment, measured)
+            values = {"fvu": measured.fvu, "explained_variance": measured.explained_variance, "l0": measured.l0}
+            self.run.metrics(self.trainer.step, {f"val_{name}": value for name, value in values.items()})
+            self.run.log(f"step {self.trainer.step}  held-out fvu {measured.fvu:.4f}  l0 {measured.l0:.1f}")
+            # What was measured is no training.
+            self._train_pace.start()
+        return self._measured[1]
+
+    @property
+    def _moment(self) -> Moment:
+        return Moment(self.trainer.step, self.steering.count)
+
+    def _save(self, reason: Reason, command: Instruction | None = None) -> None:
+        """Have a checkpoint written beside training; it is announced, and ``command`` answered, once it is on disk."""
+        self._check_finite()
+        self.checkpoints.save(self._moment, partial(self._state, "step"), self.params, reason, command)
+
+    def _save_and_wait(self, reason: Reason) -> str:
+        """Write a checkpoint, announce it, return its name."""
+        self._check_finite()
+        return self.checkpoints.save_and_wait(self._moment, partial(self._state, "step"), self.params, reason)
+
+    def _state(self, kind: Kind) -> CheckpointState:
+        """All that continuing from here needs."""
+        measured = self._measured[1] if self._measured and self._measured[0] == self._moment else None
+        loss = self.trainer.last_loss
+        return CheckpointState(
+            step=self.trainer.step,
+            saes=(self.trainer.state(),),
+            loss=loss if loss is not None and math.isfinite(loss) else None,
+            held_out_loss=measured.fvu if measured and math.isfinite(measured.fvu) else None,
+            run={
+                "position": self.buffer.position.to_json(),
+                "dataset_bytes": self.inputs.documents.size_bytes,
+                "elapsed_s": time.monotonic() - self._began,
+                "steering": self.steering.to_json(),
+            },
+            params=self._asked.model_dump(mode="json"),
+            kind=kind,
+        )
 
     def _export(self) -> dict[str, float]:
         """Measure on the held-out tokens, write the artifacts, return the results."""
@@ -284,8 +379,7 @@ class Training:
         }
         if trainer.last_loss is not None:
             results["train_loss"] = trainer.last_loss
-        if self._held_out_ND is not None:
-            measured = evaluate(trainer.sae, self._held_out_ND, self.params.batch_size)
+        if (measured := self._validate()) is not None:
             results |= {
                 "fvu": measured.fvu,
                 "explained_variance": measured.explained_variance,
@@ -346,14 +440,6 @@ class Training:
             "transformers": transformers.__version__,
             "saeforge": __version__,
         }
-
-
-def _intact(saved: SavedCheckpoint) -> bool:
-    try:
-        verify_checkpoint(saved.path)
-    except CheckpointCorrupt:
-        return False
-    return True
 
 
 def _device_name(device: torch.device) -> str:

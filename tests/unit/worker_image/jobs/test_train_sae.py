@@ -10,14 +10,24 @@ import torch
 from safetensors.torch import load_file
 
 from tests.unit.worker_image.recording import RecordingRun
-from worker_image.contract.commands import CheckpointNow, Pause, SetLearningRate, Stop
+from worker_image.contract.commands import (
+    AppliedChange,
+    CheckpointNow,
+    ParameterValue,
+    Pause,
+    SetLearningRate,
+    SetParameters,
+    Stop,
+    Validate,
+)
 from worker_image.contract.events import ArtifactSaved, CheckpointRemoved, CheckpointSaved, Metrics, Progress
 from worker_image.contract.jobs import TrainSaeParams
 from worker_image.errors import UserError
 from worker_image.jobs.train_sae import main
 from worker_image.reporter import Instruction, Terminated
-from worker_image.sae.checkpoint import load_checkpoint
+from worker_image.sae.checkpoint import checkpoints_in, load_checkpoint
 from worker_image.sae.config import SaeConfig
+from worker_image.sae.trainer import Trainer
 
 Script = Callable[[RecordingRun], list[Instruction]]
 Job = Callable[..., RecordingRun]
@@ -28,7 +38,11 @@ def job(bert: Path, corpus: Path, tmp_path: Path) -> Job:
     """Runs a small job; keyword arguments change its parameters."""
 
     def run_job(
-        name: str = "run", script: Script = lambda run: [], resume_from: Path | None = None, **changes: object
+        name: str = "run",
+        script: Script = lambda run: [],
+        resume_from: Path | None = None,
+        changes: tuple[AppliedChange, ...] = (),
+        **different: object,
     ) -> RecordingRun:
         defaults: dict[str, object] = {
             "model": str(bert),
@@ -45,8 +59,9 @@ def job(bert: Path, corpus: Path, tmp_path: Path) -> Job:
             "dead_after_tokens": 500,
             "device": "cpu",
         }
-        params = TrainSaeParams.model_validate(defaults | changes)
+        params = TrainSaeParams.model_validate(defaults | different)
         run = RecordingRun(tmp_path / name, {"model": params.model, "dataset": params.dataset}, script, resume_from)
+        run.changes = changes
         main(params, run)
         return run
 
@@ -55,6 +70,11 @@ def job(bert: Path, corpus: Path, tmp_path: Path) -> Job:
 
 def steps_done(run: RecordingRun) -> int:
     return max((event.step for event in run.of(Metrics)), default=0)
+
+
+def reports(run: RecordingRun) -> list[Metrics]:
+    """What was measured while training; the held-out figures come in events of their own."""
+    return [event for event in run.of(Metrics) if "loss" in event.values]
 
 
 def once_at(step: int, *instructions: Instruction) -> Script:
@@ -94,8 +114,8 @@ def test_a_resumed_job_ends_bit_for_bit_as_an_uninterrupted_one(job: Job, buffer
     assert paused.finished.outcome == "paused"
     resumed = job("resumed", resume_from=paused.checkpoints / "step_17", buffer_tokens=buffer_tokens)
     assert_same_weights(whole, resumed)
-    losses = {event.step: event.values["loss"] for event in whole.of(Metrics)}
-    assert [event.values["loss"] for event in resumed.of(Metrics)] == [losses[step] for step in range(18, 31)]
+    losses = {event.step: event.values["loss"] for event in reports(whole)}
+    assert [event.values["loss"] for event in reports(resumed)] == [losses[step] for step in range(18, 31)]
 
 
 def test_the_same_seed_gives_the_same_weights_and_another_does_not(job: Job) -> None:
@@ -150,30 +170,19 @@ def test_a_step_that_is_saved_already_is_announced_again_and_not_written_again(j
 def test_a_learning_rate_set_after_a_step_was_saved_is_saved_too(job: Job) -> None:
     run = job(script=once_at(5, SetLearningRate(id=uuid4(), ts=0, lr=1e-3), pause()), checkpoint_every_steps=5)
     assert [saved.name for saved in run.of(CheckpointSaved)] == ["step_5", "step_5"]
-    assert load_checkpoint(run.checkpoints / "step_5").trainer.peak_lr == 1e-3
-
-
-def test_a_saved_step_that_was_damaged_since_is_written_again(job: Job) -> None:
-    def damage_and_pause(run: RecordingRun) -> list[Instruction]:
-        if steps_done(run) < 5:
-            return []
-        (run.checkpoints / "step_5" / "sae.safetensors").unlink()
-        return [pause()]
-
-    run = job(script=damage_and_pause, checkpoint_every_steps=5)
-    assert load_checkpoint(run.checkpoints / "step_5").trainer.step == 5
+    assert load_checkpoint(run.checkpoints / "step_5").saes[0].values["peak_lr"] == 1e-3
 
 
 def test_a_new_learning_rate_counts_from_the_next_step_and_scales_the_schedule(job: Job) -> None:
     run = job(script=once_at(5, SetLearningRate(id=uuid4(), ts=0, lr=1e-3)), lr_schedule="linear", decay_fraction=0.1)
-    rates = [event.values["lr"] for event in run.of(Metrics)]
+    rates = [event.values["lr"] for event in reports(run)]
     assert rates == pytest.approx([1e-2] * 5 + [1e-3] * 22 + [7.5e-4, 5e-4, 2.5e-4])
 
 
 def test_a_new_learning_rate_survives_a_resume(job: Job) -> None:
     paused = job("paused", once_at(5, SetLearningRate(id=uuid4(), ts=0, lr=1e-3), pause()))
     resumed = job("resumed", resume_from=paused.checkpoints / "step_5")
-    assert resumed.of(Metrics)[0].values["lr"] == 1e-3
+    assert reports(resumed)[0].values["lr"] == 1e-3
 
 
 def test_what_is_asked_after_a_pause_is_refused(job: Job) -> None:
@@ -198,23 +207,53 @@ def test_ending_while_harvesting_leaves_a_checkpoint_at_step_zero(
     assert_same_weights(job("resumed", resume_from=run.checkpoints / "step_0"), job("whole"))
 
 
-def test_checkpoints_come_at_their_interval_and_the_newest_stay(job: Job) -> None:
-    run = job(checkpoint_every_steps=8, keep_checkpoints=2)
-    assert [(saved.name, saved.reason) for saved in run.of(CheckpointSaved)] == [
-        ("step_8", "interval"),
-        ("step_16", "interval"),
-        ("step_24", "interval"),
+def test_checkpoints_come_at_their_interval_and_the_first_the_best_and_the_newest_stay(job: Job) -> None:
+    run = job(checkpoint_every_steps=5, keep_checkpoints=2)
+    saved = run.of(CheckpointSaved)
+    assert [(one.name, one.reason) for one in saved] == [
+        *((f"step_{step}", "interval") for step in (5, 10, 15, 20, 25)),
         ("step_30", "final"),
     ]
-    assert [removed.name for removed in run.of(CheckpointRemoved)] == ["step_8", "step_16"]
-    assert sorted(path.name for path in run.checkpoints.iterdir()) == ["step_24", "step_30"]
+    best = min(saved, key=lambda one: one.held_out_loss or 1)
+    left = {"step_5", "step_25", "step_30", best.name}
+    assert {path.name for path in run.checkpoints.iterdir()} == left
+    assert {one.name for one in run.of(CheckpointRemoved)} == {one.name for one in saved} - left
+
+
+def test_checkpoints_at_round_steps_stay(job: Job) -> None:
+    run = job(checkpoint_every_steps=4, keep_checkpoints=1, keep_every_steps=8)
+    assert {"step_4", "step_8", "step_16", "step_24", "step_30"} <= {path.name for path in run.checkpoints.iterdir()}
+    assert {"step_12", "step_20"} & {one.name for one in run.of(CheckpointRemoved)}
+
+
+def test_a_checkpoint_at_an_interval_is_measured_on_held_out_tokens(job: Job) -> None:
+    run = job(checkpoint_every_steps=10)
+    measured = {event.step: event.values for event in run.of(Metrics) if "val_fvu" in event.values}
+    assert list(measured) == [10, 20, 30]
+    assert {one.step: one.held_out_loss for one in run.of(CheckpointSaved)} == {
+        step: values["val_fvu"] for step, values in measured.items()
+    }
+    assert measured[30]["val_fvu"] == run.finished.results["fvu"]
+
+
+def test_measuring_on_held_out_tokens_changes_nothing(job: Job) -> None:
+    asked = job("asked", once_at(5, Validate(id=uuid4(), ts=0)), checkpoint_every_steps=None)
+    assert [answer for answer, _, _ in asked.answers] == ["applied"]
+    assert [event.step for event in asked.of(Metrics) if "val_fvu" in event.values] == [5, 30]
+    assert_same_weights(asked, job("not asked"))
+
+
+def test_validation_asked_for_before_there_is_anything_to_measure_is_refused(job: Job) -> None:
+    command = Validate(id=uuid4(), ts=0)
+    run = job(script=once_at(0, command))
+    assert [(answer, asked) for answer, asked, _ in run.answers] == [("rejected", command)]
 
 
 def test_metrics_come_every_log_interval_and_at_the_end(job: Job) -> None:
     run = job(log_every_steps=7)
-    assert [event.step for event in run.of(Metrics)] == [7, 14, 21, 28, 30]
+    assert [event.step for event in reports(run)] == [7, 14, 21, 28, 30]
     wanted = {"loss", "fvu", "auxk_loss", "l0", "dead_latents", "dead_share", "lr", "tokens_per_s", "grad_norm"}
-    assert all(wanted <= event.values.keys() for event in run.of(Metrics))
+    assert all(wanted <= event.values.keys() for event in reports(run))
 
 
 def test_progress_counts_every_harvested_token_and_every_step(job: Job) -> None:
@@ -340,12 +379,98 @@ def test_a_dataset_that_changed_is_refused(job: Job, corpus: Path, tmp_path: Pat
     assert caught.value.field == "dataset"
 
 
-def test_a_loss_that_is_lost_ends_the_job_and_is_never_saved(job: Job, tmp_path: Path) -> None:
-    def spoil(run: RecordingRun) -> list[Instruction]:
-        return [SetLearningRate.model_construct(id=uuid4(), ts=0, lr=1e38)] if steps_done(run) == 3 else []
+def test_a_loss_that_is_lost_ends_the_job_and_leaves_only_good_checkpoints_to_continue_from(
+    job: Job, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def spoil(self: Trainer, values: object) -> None:
+        self.peak_lr = 1e38
 
+    monkeypatch.setattr(Trainer, "reconfigure", spoil)
+    folder = tmp_path / "run" / "checkpoints"
     with pytest.raises(UserError, match="no longer finite") as caught:
-        job(script=spoil, checkpoint_every_steps=1, keep_checkpoints=100)
+        job(script=once_at(3, set_lr(0.1)), checkpoint_every_steps=1, keep_checkpoints=100)
     assert caught.value.field == "lr"
-    for path in (tmp_path / "run" / "checkpoints").iterdir():
-        assert all(tensor.isfinite().all() for tensor in load_checkpoint(path).trainer.model.values())
+    assert f"restart from {checkpoints_in(folder)[-1].name}" in str(caught.value.suggestion)
+    assert checkpoints_in(folder)[0].name == "step_1"
+    for path in checkpoints_in(folder):
+        assert all(tensor.isfinite().all() for tensor in load_checkpoint(path).saes[0].weights.values())
+    [anomaly] = folder.glob("anomaly_*")
+    assert load_checkpoint(anomaly).loss is None
+
+
+# Changes while it runs
+
+
+def set_lr(lr: float) -> SetLearningRate:
+    return SetLearningRate(id=uuid4(), ts=0, lr=lr)
+
+
+def change(**values: ParameterValue) -> SetParameters:
+    return SetParameters(id=uuid4(), ts=0, values=values)
+
+
+def test_parameters_are_taken_up_from_the_next_step(job: Job) -> None:
+    run = job(script=once_at(5, change(lr=1e-3, log_every_steps=5)), decay_fraction=0)
+    assert [(event.step, event.values["lr"]) for event in reports(run)] == [
+        *((step, 1e-2) for step in range(1, 6)),
+        *((step, 1e-3) for step in range(10, 31, 5)),
+    ]
+    assert [(answer, detail) for answer, _, detail in run.answers] == [
+        ("applied", "lr 0.001, log_every_steps 5 from step 6")
+    ]
+
+
+@pytest.mark.parametrize(
+    ("values", "why"),
+    [({"k": 3}, "k cannot change while"), ({"lr": 7.0}, "lr: "), ({"lr": 1e-3, "steps": 9}, "steps cannot change")],
+)
+def test_what_cannot_be_taken_up_is_refused_and_nothing_of_it_done(
+    job: Job, values: dict[str, ParameterValue], why: str
+) -> None:
+    run = job(script=once_at(5, change(**values)), decay_fraction=0)
+    [(answer, _, reason)] = run.answers
+    assert (answer, why in reason) == ("rejected", True)
+    assert {event.values["lr"] for event in reports(run)} == {1e-2}
+
+
+def test_a_change_is_in_force_after_a_resume(job: Job) -> None:
+    steered = job("steered", once_at(5, change(auxk_alpha=1.0, log_every_steps=5)))
+    paused = job("paused", once_at(5, change(auxk_alpha=1.0, log_every_steps=5), pause()))
+    resumed = job("resumed", resume_from=paused.checkpoints / "step_5")
+    assert_same_weights(steered, resumed)
+    assert [event.step for event in reports(resumed)] == [10, 15, 20, 25, 30]
+
+
+@pytest.mark.parametrize("saved_at", [0, 5, 8])
+def test_changes_made_after_the_checkpoint_are_made_again_at_their_steps(job: Job, saved_at: int) -> None:
+    first, second = change(lr=3e-3), change(lr=1e-3)
+
+    def script(run: RecordingRun) -> list[Instruction]:
+        given = {5: [first], 8: [second]}.get(steps_done(run), [])
+        return [one for one in given if one not in [asked for _, asked, _ in run.answers]]
+
+    whole = job("whole", script)
+    paused = job("paused", lambda run: [pause()] if steps_done(run) == saved_at else script(run))
+    changes = tuple(AppliedChange(id=one.id, step=step, values=one.values) for one, step in ((first, 5), (second, 8)))
+    resumed = job("resumed", resume_from=paused.checkpoints / f"step_{saved_at}", changes=changes)
+    assert_same_weights(whole, resumed)
+
+
+def test_a_change_that_the_checkpoint_holds_is_not_made_twice(job: Job) -> None:
+    first, second = change(lr=3e-3), change(lr=1e-3)
+    paused = job("paused", once_at(5, first, second, pause()))
+    changes = tuple(AppliedChange(id=one.id, step=5, values=one.values) for one in (second, first))
+    resumed = job("resumed", resume_from=paused.checkpoints / "step_5", changes=changes)
+    assert reports(resumed)[0].values["lr"] == 1e-3
+
+
+def test_a_newer_wish_outlasts_a_change_that_is_still_to_be_repeated(job: Job) -> None:
+    made_before = AppliedChange(id=uuid4(), step=9, values={"lr": 3e-3})
+    run = job(script=once_at(5, change(lr=1e-3)), changes=(made_before,), decay_fraction=0)
+    assert reports(run)[-1].values["lr"] == 1e-3
+
+
+def test_a_job_that_continues_anothers_checkpoint_with_another_rate_trains_at_that(job: Job) -> None:
+    paused = job("paused", once_at(5, change(lr=3e-3), pause()), decay_fraction=0)
+    resumed = job("resumed", resume_from=paused.checkpoints / "step_5", lr=1e-3, decay_fraction=0)
+    assert {event.values["lr"] for event in reports(resumed)} == {1e-3}
