@@ -10,9 +10,9 @@ from uuid import UUID
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from worker_image.contract.events import Failure
-from worker_image.contract.jobs import ContainerParams, TrainSaeParams
+from worker_image.contract.jobs import ContainerParams, HarvestActivationsParams, TrainSaeParams
 
-Params = TrainSaeParams | ContainerParams
+Params = TrainSaeParams | HarvestActivationsParams | ContainerParams
 
 
 class JobStatus(StrEnum):

@@ -10,7 +10,7 @@ ModelRef = Annotated[str, Field(min_length=1, max_length=512, json_schema_extra=
 """A model: a name under ``<home>/models``, an absolute path under an allowed root, or a Hugging Face hub id."""
 
 DatasetRef = Annotated[str, Field(min_length=1, max_length=512, json_schema_extra={"x-reference": "dataset"})]
-"""A dataset: a name under ``<home>/datasets`` or an absolute path under an allowed root; ``.jsonl`` or ``.txt``."""
+"""A dataset: a name under ``<home>/datasets``, an absolute path or pattern under an allowed root, or a hub id."""
 
 
 def recommended(low: float, high: float) -> dict[str, Any]:

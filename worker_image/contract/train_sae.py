@@ -5,7 +5,7 @@ from typing import Annotated, ClassVar, Literal, Self
 
 from pydantic import Field, model_validator
 
-from worker_image.contract.activations import ActivationParams
+from worker_image.contract.activations import ACTIVATIONS, ActivationParams
 from worker_image.contract.architecture import ArchitectureParams
 from worker_image.contract.commands import CommandType
 from worker_image.contract.job_type import group, recommended
@@ -62,12 +62,17 @@ class TrainSaeParams(OptimisationParams, ArchitectureParams, ActivationParams):
     )
     """Train one autoencoder for each combination of these values, all on the same activations: e.g.
     {"k": [16, 32, 64], "expansion_factor": [8, 16]} trains six."""
-    max_tokens: int | None = Field(default=None, ge=1)
-    """Distinct training tokens taken from the dataset before it repeats; all of them when empty."""
-    held_out_tokens: int = Field(default=16_384, ge=1)
-    """Tokens of whole documents set aside before training, on which the result is measured."""
-    buffer_tokens: int = Field(default=524_288, ge=1)
-    """Activations held and shuffled together; when every training token fits, they are harvested only once."""
+    buffer_tokens: int = Field(default=524_288, ge=1, json_schema_extra=ACTIVATIONS)
+    """Activations shuffled together. Without the cache so many are held in memory, and harvested only once when every
+    training token fits."""
+    prefetch: Literal["auto", "on", "off"] = Field(default="auto", json_schema_extra=ACTIVATIONS)
+    """Get the next activations ready on another thread while training goes on, which takes memory for them; auto does
+    on a GPU. The result is the same."""
+    normalisation: Literal["none", "mean_norm", "unit_mean_square", "standardise"] = Field(
+        default="none", json_schema_extra=ACTIVATIONS
+    )
+    """Scale the activations of each hookpoint before training: to a mean norm of sqrt(d_in), to a mean square of 1, or
+    that after their mean is taken off. It is folded into exported weights, which read raw activations."""
     log_every_steps: int = Field(default=10, ge=1, json_schema_extra=recommended(1, 100))
     """Steps between metrics."""
     checkpoint_every_steps: int | None = Field(default=1000, ge=1, json_schema_extra=recommended(100, 10_000))

@@ -71,6 +71,11 @@ class Activations:
     def held_out_tokens(self) -> int:
         return sum(len(sequence.kept) for sequence in self.held_out.sequences)
 
+    @property
+    def estimated_tokens(self) -> int:
+        """About how many tokens there are to train on, from a look at the dataset's beginning."""
+        return max(1, int(self.dataset.text_bytes * self.held_out.tokens_per_byte) - self.held_out_tokens)
+
     def harvester(self) -> Harvester:
         """The language model with its weights, read once.
 

@@ -300,6 +300,8 @@ class HeldOut:
 
     documents: frozenset[int]
     sequences: list[Sequence]
+    tokens_per_byte: float = 1.0
+    """Kept tokens a byte of text, in the part of the dataset that was read."""
     limit: int | None = None
 
     def pieces(self, start: Position) -> Iterator[Piece]:
@@ -322,7 +324,7 @@ def set_aside(documents: Documents, maker: SequenceMaker, n_tokens: int, least_t
         UserError: the dataset does not hold ``n_tokens`` beside ``least_training`` tokens to train on.
     """
     pieces: dict[int, tuple[Tokenised, list[Sequence]]] = {}
-    tokens = 0
+    tokens = text_bytes = 0
     window = max(n_tokens * _WINDOW, n_tokens + least_training)
     for document, ids in maker.tokenise(documents.read()):
         sequences = [piece.sequence for piece in maker.of_one(document, ids)]
@@ -330,6 +332,7 @@ def set_aside(documents: Documents, maker: SequenceMaker, n_tokens: int, least_t
             continue
         pieces[document.start.document] = ((document, ids), sequences)
         tokens += sum(len(sequence.kept) for sequence in sequences)
+        text_bytes += len(document.text.encode())
         if tokens >= window:
             break
     if tokens == 0:
@@ -356,7 +359,8 @@ def set_aside(documents: Documents, maker: SequenceMaker, n_tokens: int, least_t
             f"{n_tokens} (in whole documents) and to train on one batch of {least_training}",
             "use a larger dataset or shorter documents, or lower held_out_tokens and batch_size",
         )
-    return HeldOut(frozenset(document.start.document for document, _ in chosen), drawn)
+    held_out = frozenset(document.start.document for document, _ in chosen)
+    return HeldOut(held_out, drawn, tokens / text_bytes)
 
 
 def _first(n_tokens: int, sequences: Iterable[Sequence]) -> list[Sequence]:
