@@ -1,4 +1,4 @@
-"""Training without an orchestrator: ``saeforge train`` and the configuration file it reads."""
+"""What needs no orchestrator: ``saeforge train``, the configuration file it reads, and ``saeforge convert``."""
 
 import importlib.util
 import os
@@ -28,6 +28,7 @@ def add_to(app: typer.Typer) -> None:
     """Register the commands of this module."""
     app.command("train")(train)
     app.command("config")(config)
+    app.command("convert")(convert)
 
 
 @command
@@ -48,7 +49,7 @@ def train(
     ] = None,
 ) -> ExitCode:
     """Run a job here and now, without an orchestrator: same code, same files. Ctrl-C saves a checkpoint and ends."""
-    _check_installed()
+    _check_installed("training here", ", or 'saeforge submit' where an orchestrator runs")
     resume = resume or checkpoint is not None
     if config is None and (out is None or not resume):
         raise InvalidInput("FILE is missing", field="config", suggestion="'saeforge config train_sae' prints one")
@@ -72,12 +73,29 @@ def config(
     sys.stdout.write(blank(JOB_TYPES[job_type_name(type)]))
 
 
-def _check_installed() -> None:
+@command
+def convert(
+    source: Annotated[Path, typer.Argument(metavar="FROM", help="Folder of an autoencoder, in whichever format.")],
+    target: Annotated[Path, typer.Argument(metavar="TO", help="New folder.")],
+    to: Annotated[
+        str, typer.Option(metavar="FORMAT", help="saelens, sparsify, dictionary_learning, or saeforge, our own.")
+    ],
+) -> ExitCode:
+    """Write an autoencoder that one library trained as another one reads it."""
+    _check_installed("converting")
+    words = [sys.executable, "-m", "worker_image.convert", str(source), str(target), f"--to={to}"]
+    sys.stdout.flush()
+    sys.stderr.flush()
+    # In place of this process: what the trainer is made of is not loaded into the commands'.
+    os.execv(sys.executable, words)
+
+
+def _check_installed(what: str, otherwise: str = "") -> None:
     missing = [name for name in _NEEDED if importlib.util.find_spec(name) is None]
     if missing:
         raise InvalidInput(
-            f"training here needs {', '.join(missing)}, which {'is' if len(missing) == 1 else 'are'} not installed",
-            suggestion="pip install 'saeforge[client,worker]', or 'saeforge submit' where an orchestrator runs",
+            f"{what} needs {', '.join(missing)}, which {'is' if len(missing) == 1 else 'are'} not installed",
+            suggestion=f"pip install 'saeforge[client,worker]'{otherwise}",
         )
 
 

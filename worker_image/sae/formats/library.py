@@ -1,6 +1,6 @@
 """Which layouts there are, and which one a folder is in."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -22,7 +22,7 @@ class Layout:
     """Raises Unreadable."""
 
 
-LAYOUTS: Mapping[str, Layout] = {
+LAYOUTS: dict[str, Layout] = {
     module.NAME: Layout(module.NAME, module.write, module.read)
     for module in (native, saelens, sparsify, dictionary_learning)
 }
