@@ -1,9 +1,11 @@
 """Models and datasets on disk, and what a job's reference to one means."""
 
 import difflib
+import glob
 import json
 import math
 import os
+import re
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -13,7 +15,10 @@ from orchestrator.errors import InvalidInput
 from orchestrator.settings import Settings
 from worker_image.contract.model_shape import ModelShape
 
-DATASET_SUFFIXES = (".jsonl", ".txt")
+DATASET_SUFFIXES = (".jsonl", ".txt", ".parquet", ".arrow")
+_SAVED_BY_DATASETS = ("dataset_dict.json", "state.json")
+"""A directory that holds one of these is one dataset."""
+_HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
 _LAYER_KEYS = ("num_hidden_layers", "n_layer", "num_layers", "n_layers")
 _WIDTH_KEYS = ("hidden_size", "n_embd", "d_model")
 _LONGEST_HEADER = 100_000_000
@@ -22,7 +27,7 @@ _LONGEST_HEADER = 100_000_000
 
 @dataclass(frozen=True, slots=True)
 class Entry:
-    """A model directory or a dataset file."""
+    """A model directory, a dataset's file or its directory."""
 
     name: str
     path: Path
@@ -46,12 +51,22 @@ class Inventory:
         return [_model(config, self._models) for config in sorted([*top, *filter(_is_model, nested)])]
 
     def datasets(self) -> list[Entry]:
-        """JSONL and text files."""
-        files = [path for path in sorted(self._datasets.rglob("*")) if path.suffix in DATASET_SUFFIXES]
-        return [_entry(path, self._datasets, {"format": path.suffix[1:]}) for path in files if path.is_file()]
+        """Files of texts, and directories that ``datasets`` saved."""
+        found, saved = [], set[Path]()
+        for path in sorted(self._datasets.rglob("*")):
+            if saved.intersection(path.parents):
+                continue
+            if path.is_dir() and any((path / name).is_file() for name in _SAVED_BY_DATASETS):
+                saved.add(path)
+                found.append(_entry(path, self._datasets, {"format": "datasets"}))
+            elif path.suffix in DATASET_SUFFIXES and path.is_file():
+                found.append(_entry(path, self._datasets, {"format": path.suffix[1:]}))
+        return found
 
     def resolve(self, kind: str, field: str, value: str, *, network: bool, also: tuple[Path, ...] = ()) -> str:
         """The absolute path ``value`` names, or ``value`` itself when it can only be a hub id and may be fetched.
+
+        Of a dataset it may be a pattern too, which is given back with an absolute path before it.
 
         ``also`` are directories that may be read beside the allowed roots.
 
@@ -62,7 +77,9 @@ class Inventory:
         suffixes = () if kind == "model" else DATASET_SUFFIXES
         found = self._locate(folder, field, value, suffixes=suffixes, roots=(*self._roots, *also))
         if found is None:
-            if kind == "model" and network and not value.startswith(("/", ".")):
+            if kind == "dataset" and glob.has_magic(value):
+                return self._pattern(folder, field, value, roots=(*self._roots, *also))
+            if network and (kind == "model" or _HUB_ID.fullmatch(value)) and not value.startswith(("/", ".")):
                 return value
             raise self._missing(kind, field, value, folder)
         if kind == "model" and not (found / "config.json").is_file():
@@ -92,6 +109,26 @@ class Inventory:
                 return real
         return None
 
+    def _pattern(self, folder: Path, field: str, value: str, *, roots: tuple[Path, ...]) -> str:
+        """The pattern behind the real path of the directory it begins in."""
+        base = plain_part(str(folder / value))
+        pattern = Path(str(folder / value)).relative_to(base)
+        if ".." in pattern.parts or self._locate(base, field, ".", suffixes=(), roots=roots) is None:
+            raise self._missing("dataset", field, value, folder)
+        found = base.resolve() / pattern
+        matches = [path for path in glob.iglob(str(found), recursive=True) if Path(path).is_file()]
+        if not matches:
+            raise InvalidInput(
+                f"{field}: no file matches {value!r}", field=field, suggestion=f"put files under {folder}"
+            )
+        if unknown := next((path for path in matches if Path(path).suffix not in DATASET_SUFFIXES), None):
+            raise InvalidInput(
+                f"{field}: {value!r} matches {unknown}, which is none of {', '.join(DATASET_SUFFIXES)}",
+                field=field,
+                suggestion="write the pattern so that it matches the files of the dataset alone",
+            )
+        return str(found)
+
     def _missing(self, kind: str, field: str, value: str, folder: Path) -> InvalidInput:
         names = [entry.name for entry in (self.models() if kind == "model" else self.datasets())]
         stems = {Path(name).stem: name for name in names}
@@ -102,9 +139,16 @@ class Inventory:
             suggestion = f"there are: {', '.join(names[:10])}"
         else:
             suggestion = f"put one under {folder}"
-        if kind == "model":
-            suggestion += "; for a hub id set network to true"
+        suggestion += "; for a hub id set network to true"
         return InvalidInput(f"{field}: there is no {kind} {value!r}", field=field, suggestion=suggestion)
+
+
+def plain_part(path: str) -> Path:
+    """``path`` as far as it is no pattern: what has to be mounted for the files it matches to be seen."""
+    whole = Path(path)
+    if not glob.has_magic(path) or _exists(whole):
+        return whole
+    return next(parent for parent in whole.parents if not glob.has_magic(str(parent)))
 
 
 def _exists(path: Path) -> bool:
@@ -143,12 +187,16 @@ def _numbers(file: Path) -> int:
 
 def _check_dataset(path: Path, field: str, value: str) -> None:
     if path.is_dir():
-        raise InvalidInput(
-            f"{field}: {value!r} is a directory", field=field, suggestion="name the .jsonl or .txt file in it"
-        )
+        if not any(file.suffix in DATASET_SUFFIXES for file in path.rglob("*")):
+            raise InvalidInput(
+                f"{field}: {value!r} is a directory without {', '.join(DATASET_SUFFIXES)} files",
+                field=field,
+                suggestion="name one that holds the files of a dataset",
+            )
+        return
     if not path.is_file() or path.suffix not in DATASET_SUFFIXES:
         raise InvalidInput(
-            f"{field}: {value!r} is not a .jsonl or .txt file",
+            f"{field}: {value!r} is none of {', '.join(DATASET_SUFFIXES)} files",
             field=field,
             suggestion='write the texts one a line as {"text": ...} into a .jsonl file, or as plain text into a .txt',
         )

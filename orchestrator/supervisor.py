@@ -34,6 +34,7 @@ from orchestrator.errors import (
 )
 from orchestrator.executors.base import Executor, LaunchSpec, Observation, RunState
 from orchestrator.growth import Growth
+from orchestrator.inventory import plain_part
 from orchestrator.journal import about
 from orchestrator.lookout import Lookout, Watch
 from orchestrator.outcome import Facts, Outcome, launch_outcome, outcome
@@ -107,7 +108,7 @@ def launch_spec(job: Job, attempt: Attempt, settings: Settings) -> LaunchSpec:
     run_dir = RunDir.of(settings.home, job.id, attempt.number)
     params = job.params
     generic = isinstance(params, ContainerParams)
-    inputs = [Path(value) for value in (job.inputs or {}).values() if value.startswith("/")]
+    inputs = [plain_part(value) for value in (job.inputs or {}).values() if value.startswith("/")]
     if attempt.resume_from is not None:
         inputs.append(Path(attempt.resume_from))
     return LaunchSpec(
