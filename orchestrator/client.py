@@ -412,13 +412,21 @@ class Client:
         """Have it write a checkpoint and go on."""
         return self._act(job_id, "checkpoint")
 
-    def restart(self, job_id: JobId, *, fresh: bool = False, checkpoint: str | None = None) -> JobDetail:
+    def restart(
+        self,
+        job_id: JobId,
+        *,
+        fresh: bool = False,
+        checkpoint: str | None = None,
+        params: Mapping[str, Any] | None = None,
+    ) -> JobDetail:
         """Queue a new job with the same parameters; it goes on from the ended one's newest checkpoint, if any.
 
         A completed job's, and with ``fresh`` any other's, starts over from the beginning, unless a ``checkpoint`` is
-        named.
+        named ("best" for the one that was best on held-out tokens). With ``params`` it has others, such as a lower lr;
+        one that continues, only those that a running job takes up.
         """
-        body = {"fresh": fresh, "checkpoint": checkpoint}
+        body = {"fresh": fresh, "checkpoint": checkpoint, "params": dict(params) if params else None}
         return self._parse(JobDetail, self._transport.call("POST", _of(job_id, "restart"), body=body))
 
     def delete_checkpoint(self, job_id: JobId, name: str, *, attempt: int | None = None) -> None:

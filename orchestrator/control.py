@@ -13,7 +13,7 @@ from uuid import UUID, uuid4
 
 from orchestrator import faults
 from orchestrator.broker import Broker
-from orchestrator.domain import ACTIVE, TERMINAL, Checkpoint, Intent, Job, JobStatus, Sweep, best_checkpoint
+from orchestrator.domain import ACTIVE, TERMINAL, Checkpoint, Intent, Job, JobStatus, Params, Sweep, best_checkpoint
 from orchestrator.errors import ContainerLeft, NotFound, StaleTransition, StateConflict
 from orchestrator.scheduler import Scheduler
 from orchestrator.settings import Settings
@@ -178,8 +178,10 @@ class Control:
         await self._tell(job_id, asked)
         return asked.id
 
-    async def restart(self, job_id: UUID, *, fresh: bool, checkpoint: CheckpointRef | None = None) -> Job:
-        """A new job with the same parameters: an ended one never changes.
+    async def restart(
+        self, job_id: UUID, *, fresh: bool, checkpoint: CheckpointRef | None = None, params: Params | None = None
+    ) -> Job:
+        """A new job with the same parameters, or those given: an ended one never changes.
 
         Unless ``fresh``, it continues from the ``checkpoint``, or else from the newest one of a job that did not
         complete.
@@ -202,7 +204,7 @@ class Control:
         job = Job(
             id=uuid4(),
             name=old.name,
-            params=old.params,
+            params=params or old.params,
             resources=old.resources,
             status=JobStatus.QUEUED,
             created_at=datetime.now(UTC),

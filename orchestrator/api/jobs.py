@@ -20,8 +20,8 @@ from orchestrator.api.state import Orchestrator, State, Who
 from orchestrator.changes import changes_made, differences, in_force
 from orchestrator.confined import open_beneath
 from orchestrator.control import CheckpointRef, available_actions
-from orchestrator.domain import Artifact, Job, JobStatus, Wait, best_checkpoint
-from orchestrator.errors import NotFound
+from orchestrator.domain import Artifact, Job, JobStatus, Params, Wait, best_checkpoint
+from orchestrator.errors import InvalidInput, NotFound
 from orchestrator.intake import admit, cloned, job_type_name, parse_params
 from orchestrator.store import MAX_STEP, JobFilter
 from orchestrator.store.paging import NEWEST_FIRST, WITH_CURSOR, Cursor, Sort
@@ -320,10 +320,31 @@ async def restart(
     attempt: Annotated[
         int | None, Body(embed=True, ge=1, description="Whose checkpoint; the newest that has it when empty.")
     ] = None,
+    params: Annotated[
+        dict[str, Any] | None,
+        Body(embed=True, description="Parameters to change: of one that continues, those that a running job takes up."),
+    ] = None,
 ) -> JobDetail:
     """Queue a new job with the same parameters; it continues from one of the old one's checkpoints."""
+    other = _changed_for_restart(await orchestrator.store.job(job_id), params, fresh) if params else None
     chosen = CheckpointRef(checkpoint, attempt) if checkpoint is not None else None
-    return await _detail(orchestrator, await orchestrator.control.restart(job_id, fresh=fresh, checkpoint=chosen))
+    return await _detail(
+        orchestrator, await orchestrator.control.restart(job_id, fresh=fresh, checkpoint=chosen, params=other)
+    )
+
+
+def _changed_for_restart(job: Job, changes: dict[str, Any], fresh: bool) -> Params:
+    """Raises: InvalidInput: a parameter is no good, or shapes a training from its first step."""
+    before = job.params.model_dump(mode="json")
+    changed = parse_params(job.type, before | changes)
+    for item in differences(job.type, before, changed.model_dump(mode="json")):
+        if item.applies == "new_job" and not fresh:
+            raise InvalidInput(
+                f"params.{item.name}: it shapes a training from its first step, so none continues with another",
+                field=f"params.{item.name}",
+                suggestion="start over (fresh), or clone the job",
+            )
+    return changed
 
 
 @router.delete("/jobs/{id}/permanent", status_code=204)

@@ -97,10 +97,15 @@ def restart(
     checkpoint: Annotated[
         str | None, typer.Option(metavar="NAME", help="The checkpoint to continue from; the newest when left out.")
     ] = None,
+    param: Annotated[
+        list[str] | None,
+        typer.Option("--param", "-p", metavar="KEY=VALUE", help="A parameter to change, such as a lower lr."),
+    ] = None,
     json: Json = False,
 ) -> None:
+    changes = dict(pair(text) for text in param or [])
     with Client() as client:
-        after = client.restart(find_job(client, job), fresh=fresh, checkpoint=checkpoint)
+        after = client.restart(find_job(client, job), fresh=fresh, checkpoint=checkpoint, params=changes)
         _tell(after, "is queued as a new job", json=json)
 
 

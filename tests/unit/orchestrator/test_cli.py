@@ -368,7 +368,37 @@ def test_a_restart_starts_over_only_when_told_to(
 ) -> None:
     _, script = run(monkeypatch, ["restart", str(JOB), *words], Answer(201, job_json("queued")))
     assert script.requests[-1].path == f"/api/jobs/{JOB}/restart"
-    assert json.loads(script.requests[-1].body) == {"fresh": fresh, "checkpoint": None}
+    assert json.loads(script.requests[-1].body) == {"fresh": fresh, "checkpoint": None, "params": None}
+
+
+def test_a_restart_may_change_parameters(monkeypatch: pytest.MonkeyPatch) -> None:
+    words = ["restart", str(JOB), "--checkpoint", "best", "-p", "lr=1e-4"]
+    _, script = run(monkeypatch, words, Answer(201, job_json("queued")))
+    assert sent(script) == {"fresh": False, "checkpoint": "best", "params": {"lr": 1e-4}}
+
+
+def changes_json(command_id: str | None) -> dict[str, object]:
+    live = {"name": "lr", "now": None, "wanted": 0.0001, "applies": "now"}
+    return {
+        "differences": [live, {"name": "k", "now": 32, "wanted": 64, "applies": "new_job"}],
+        "command_id": command_id,
+    }
+
+
+@pytest.mark.parametrize(
+    ("words", "command_id", "said"), [([], str(JOB), "asked for"), (["--dry-run"], None, "can be changed now")]
+)
+def test_set_shows_what_differs_and_what_wants_a_new_job(
+    monkeypatch: pytest.MonkeyPatch, words: list[str], command_id: str | None, said: str
+) -> None:
+    arguments = ["set", str(JOB), "lr=1e-4", "k=64", *words]
+    result, script = run(monkeypatch, arguments, Answer(202, changes_json(command_id)))
+    assert script.requests[0].path == f"/api/jobs/{JOB}/parameters"
+    assert sent(script) == {"params": {"lr": 1e-4, "k": 64}, "dry_run": bool(words)}
+    assert result.stdout.splitlines() == [
+        f"lr: null -> 0.0001  ({said})",
+        "k: 32 -> 64  (wants a new job: saeforge clone)",
+    ]
 
 
 def test_purge_asks_first(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -183,6 +183,7 @@ def test_an_error_of_the_request_is_not_repeated() -> None:
         (lambda client: client.checkpoint(JOB), "POST", f"/api/jobs/{JOB}/checkpoint"),
         (lambda client: client.restart(JOB), "POST", f"/api/jobs/{JOB}/restart"),
         (lambda client: client.set_learning_rate(JOB, 1e-3), "POST", f"/api/jobs/{JOB}/learning-rate"),
+        (lambda client: client.validate(JOB), "POST", f"/api/jobs/{JOB}/validate"),
         (lambda client: client.purge(JOB), "DELETE", f"/api/jobs/{JOB}/permanent"),
     ],
 )
