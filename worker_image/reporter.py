@@ -9,6 +9,7 @@ import os
 import signal
 import sys
 import time
+from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -50,6 +51,8 @@ Instruction = AnyCommand | Terminated
 class RunContext(Protocol):
     """What a job's ``main`` may use."""
 
+    name: str
+    """What people call the job."""
     inputs: dict[str, str]
     """Reference field -> absolute path or hub id."""
     resume_from: Path | None
@@ -66,6 +69,8 @@ class RunContext(Protocol):
     """Memory of its GPU it may use, in MiB, where it shares it; all of it when None."""
     checkpoints: Path
     artifacts: Path
+    tracker_runs: Mapping[str, str]
+    """Experiment tracker -> its run, which a resumed job goes on with."""
 
     def emit(self, event: type[Event], **fields: object) -> None:
         """Report an event; ``seq`` and ``ts`` are filled in."""
@@ -131,6 +136,8 @@ class Run:
         last_seq: number of the last event in the file already, when an earlier process wrote there.
         commands_from: byte of the command file at which those for this process begin.
         """
+        self.name = spec.name
+        self.tracker_runs: Mapping[str, str] = {}
         self.inputs = spec.inputs
         self.resume_from = Path(spec.resume_from) if spec.resume_from else None
         self.changes = spec.changes
@@ -221,6 +228,8 @@ class NullRun:
 
     def __init__(self, folder: Path, inputs: dict[str, str] | None = None, resume_from: Path | None = None) -> None:
         run_dir = RunDir(folder)
+        self.name = folder.name
+        self.tracker_runs: Mapping[str, str] = {}
         self.inputs = inputs or {}
         self.resume_from = resume_from
         self.changes: tuple[AppliedChange, ...] = ()

@@ -10,6 +10,7 @@ from worker_image.contract.architecture import ArchitectureParams
 from worker_image.contract.commands import CommandType
 from worker_image.contract.job_type import group, recommended
 from worker_image.contract.optimisation import OptimisationParams
+from worker_image.contract.tracking import TrackingParams
 
 MOST_SAES = 64
 """Most autoencoders that one job trains."""
@@ -27,7 +28,7 @@ GRID_FIELDS = frozenset(
 GridValue = str | bool | int | float | None
 
 
-class TrainSaeParams(OptimisationParams, ArchitectureParams, ActivationParams):
+class TrainSaeParams(TrackingParams, OptimisationParams, ArchitectureParams, ActivationParams):
     """Train sparse autoencoders, transcoders or crosscoders on the activations of a language model.
 
     The default is TopK with AuxK after arXiv 2406.04093: normalised reconstruction error plus a loss that lets dead

@@ -7,6 +7,8 @@ from worker_image.contract.jobs import TrainSaeParams
 from worker_image.jobs.train_sae.inputs import check_inputs, load
 from worker_image.jobs.train_sae.training import Halted, Training
 from worker_image.reporter import RunContext
+from worker_image.sae.checkpoint import CheckpointState
+from worker_image.trackers.tracked_run import TrackedBefore, TrackedRun
 
 
 def main(params: TrainSaeParams, run: RunContext) -> None:
@@ -17,7 +19,18 @@ def main(params: TrainSaeParams, run: RunContext) -> None:
     """
     began = time.monotonic()
     inputs = check_inputs(params, run)
-    training = Training(params, run, inputs, load(params, inputs), began)
+    with TrackedRun(run, params, continues(inputs.checkpoint)) as tracked:
+        _train(Training(params, tracked, inputs, load(params, inputs), began))
+
+
+def continues(checkpoint: CheckpointState | None) -> TrackedBefore:
+    """The trackers' runs that the checkpoint's training was part of."""
+    if checkpoint is None:
+        return TrackedBefore()
+    return TrackedBefore(checkpoint.run.get("trackers", {}), checkpoint.step)  # type: ignore[arg-type]
+
+
+def _train(training: Training) -> None:
     training.announce()
     try:
         try:

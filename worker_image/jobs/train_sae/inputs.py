@@ -6,6 +6,7 @@ from pathlib import Path
 import torch
 
 from worker_image.contract.jobs import TrainSaeParams
+from worker_image.contract.tracking import TrackingParams
 from worker_image.errors import GpuAbsent, OutOfGpuMemory, UserError
 from worker_image.lm.buffer import DataPosition, ShuffledBuffer
 from worker_image.lm.dataset import Dataset, open_dataset
@@ -18,7 +19,7 @@ from worker_image.sae.checkpoint import CheckpointCorrupt, CheckpointState, load
 from worker_image.sae.config import SaeConfig
 from worker_image.sae.trainer import Trainer
 
-_MAY_DIFFER_ON_RESUME = TrainSaeParams.live | {"device", "network"}
+_MAY_DIFFER_ON_RESUME = TrainSaeParams.live | {"device", "network"} | TrackingParams.model_fields.keys()
 """Parameters that may change in the course of a training: a job with other values may continue its checkpoint."""
 
 

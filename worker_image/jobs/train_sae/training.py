@@ -363,6 +363,7 @@ class Training:
                 "dataset_bytes": self.inputs.documents.size_bytes,
                 "elapsed_s": time.monotonic() - self._began,
                 "steering": self.steering.to_json(),
+                "trackers": dict(self.run.tracker_runs),
             },
             params=self._asked.model_dump(mode="json"),
             kind=kind,
