@@ -16,11 +16,13 @@ A weighted sum of rows is an ``embedding_bag``, which needs no (N, D) intermedia
 that was not selected, the activation and its gradient are 0 by the family's definition.
 """
 
+import importlib.util
 import math
 import warnings
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import cached_property
+from types import ModuleType
 from typing import NamedTuple
 
 import torch
@@ -43,6 +45,8 @@ _SAMPLE_MARGIN = 1.25
 """How many more than needed the guess should let through: rows differ, and one that is too high costs a second try."""
 
 _SAME_SIZE = {2: torch.int16, 4: torch.int32, 8: torch.int64}
+
+_HAS_TRITON = importlib.util.find_spec("triton") is not None
 
 _PACKABLE: tuple[torch.dtype, ...] = ()
 """Types whose products on the CPU go through oneDNN."""
@@ -113,7 +117,13 @@ class Pattern:
 
     def sum_by_latent(self, values_N: Tensor) -> Tensor:
         """The sum of each latent's values: (F,)."""
-        return values_N.new_zeros(self.n_latents).index_add_(0, self.latent_N, values_N)
+        if values_N.device.type == "cpu" or not values_N.is_floating_point():
+            return values_N.new_zeros(self.n_latents).index_add_(0, self.latent_N, values_N)
+        # Elsewhere index_add adds floats in the order in which threads happen to arrive.
+        by_latent = self.by_latent
+        one_11 = values_N.new_ones(1, 1)
+        place_N = torch.zeros_like(by_latent.row_N)
+        return _sum_rows(by_latent.start_F1, place_N, values_N[by_latent.order_N], one_11).squeeze(1)
 
     def dense(self, values_N: Tensor) -> Tensor:
         """The (B, F) matrix that has ``values_N`` at these positions and 0 elsewhere; differentiable."""
@@ -134,9 +144,8 @@ def select_topk(x_BD: Tensor, W_enc_FD: Tensor, b_enc_F: Tensor, k: int) -> tupl
     # Comparing as integers would drop a negative "not a number", which only comes from what is not finite itself.
     as_integers = x_BD.device.type == "cpu" and bool((x_BD.sum() + W_enc_FD.sum() + b_enc_F.sum()).isfinite())
     for pre_RF in _pre_activations(x_BD, W_enc_FD, b_enc_F):
-        values_RK, idx_RK = _largest_as_integers(pre_RF, k) if as_integers else _largest(pre_RF, k)
-        idx_RK, order_RK = idx_RK.sort(dim=1)
-        values.append(values_RK.gather(1, order_RK))
+        values_RK, idx_RK = _largest_ascending(pre_RF, k, as_integers)
+        values.append(values_RK)
         latents.append(idx_RK)
     return Pattern.fixed(torch.cat(latents), len(W_enc_FD)), torch.cat(values).to(x_BD.dtype).reshape(-1)
 
@@ -212,6 +221,15 @@ def _affine(W_FD: Tensor, b_F: Tensor, rows: int) -> Callable[[Tensor], Tensor]:
         return lambda x_RD: functional.linear(x_RD, W_FD, b_F)
     packed = torch.ops.mkldnn._reorder_linear_weight(W_FD.contiguous(), rows)
     return lambda x_RD: torch.ops.mkldnn._linear_pointwise(x_RD.contiguous(), packed, b_F, "none", [], "")
+
+
+def _largest_ascending(pre_RF: Tensor, k: int, as_integers: bool) -> tuple[Tensor, Tensor]:
+    """The ``k`` largest of each row and where they are, in ascending order of place: each (R, K)."""
+    if kernels := _gpu_kernels(pre_RF):
+        return kernels.largest(pre_RF, k)
+    values_RK, idx_RK = _largest_as_integers(pre_RF, k) if as_integers else _largest(pre_RF, k)
+    idx_RK, order_RK = idx_RK.sort(dim=1)
+    return values_RK.gather(1, order_RK), idx_RK
 
 
 def _largest_as_integers(pre_RF: Tensor, k: int) -> tuple[Tensor, Tensor]:
@@ -322,13 +340,23 @@ def _batch_topk_without_waiting(
 # The differentiable part.
 
 
-def pre_at(x_BD: Tensor, W_enc_FD: Tensor, b_enc_F: Tensor, pattern: Pattern, pre_N: Tensor | None = None) -> Tensor:
+def pre_at(
+    x_BD: Tensor,
+    W_enc_FD: Tensor,
+    b_enc_F: Tensor,
+    pattern: Pattern,
+    pre_N: Tensor | None = None,
+    centre_D: Tensor | None = None,
+) -> Tensor:
     """W_enc x + b_enc at the positions of ``pattern``: (N,), differentiable in ``x_BD`` and the weights.
 
     ``pre_N`` are the values if a selection has found them already. Without them they are worked out from the weights
     given here, which is how an encoder that selects in bfloat16 gets float32 values.
+
+    ``centre_D`` is what was taken off every row of ``x_BD`` beforehand, without autograd seeing it: its gradient, minus
+    the sum over the rows of ``x_BD``'s, follows from that of ``b_enc`` at a fraction of what all rows cost.
     """
-    return _PreAt.apply(x_BD, W_enc_FD, b_enc_F, pattern, pre_N)
+    return _PreAt.apply(x_BD, W_enc_FD, b_enc_F, pattern, pre_N, centre_D)
 
 
 def decode(acts_N: Tensor, pattern: Pattern, W_dec_FE: Tensor) -> Tensor:
@@ -338,7 +366,7 @@ def decode(acts_N: Tensor, pattern: Pattern, W_dec_FE: Tensor) -> Tensor:
 
 class _PreAt(torch.autograd.Function):
     @staticmethod
-    def forward(ctx, x_BD, W_enc_FD, b_enc_F, pattern, pre_N):  # type: ignore[no-untyped-def]
+    def forward(ctx, x_BD, W_enc_FD, b_enc_F, pattern, pre_N, centre_D):  # type: ignore[no-untyped-def]
         ctx.pattern = pattern
         ctx.save_for_backward(x_BD, W_enc_FD)
         if pre_N is None:
@@ -350,11 +378,12 @@ class _PreAt(torch.autograd.Function):
     def backward(ctx, dpre_N):  # type: ignore[no-untyped-def]
         x_BD, W_enc_FD = ctx.saved_tensors
         pattern = ctx.pattern
-        need_x, need_W, need_b, *_ = ctx.needs_input_grad
+        need_x, need_W, need_b, _, _, need_centre = ctx.needs_input_grad
         dx_BD = _sum_rows(pattern.start_B1, pattern.latent_N, dpre_N, W_enc_FD) if need_x else None
         dW_enc_FD = _sum_by_latent(pattern, dpre_N, x_BD) if need_W else None
-        db_enc_F = pattern.sum_by_latent(dpre_N) if need_b else None
-        return dx_BD, dW_enc_FD, db_enc_F, None, None
+        db_enc_F = pattern.sum_by_latent(dpre_N) if need_b or need_centre else None
+        dcentre_D = -(db_enc_F @ W_enc_FD) if need_centre else None
+        return dx_BD, dW_enc_FD, db_enc_F, None, None, dcentre_D
 
 
 class _Decode(torch.autograd.Function):
@@ -385,6 +414,8 @@ def _sum_rows(start_C1: Tensor, place_N: Tensor, weight_N: Tensor, table_TD: Ten
     """sum over n from start[c] to start[c + 1] of weight[n] table[place[n]]: (C, D)."""
     if not len(place_N):
         return table_TD.new_zeros(len(start_C1) - 1, table_TD.shape[1])
+    if kernels := _gpu_kernels(table_TD):
+        return kernels.sum_rows(start_C1, place_N, weight_N, table_TD)
     return functional.embedding_bag(
         place_N,
         table_TD.contiguous(),
@@ -397,6 +428,8 @@ def _sum_rows(start_C1: Tensor, place_N: Tensor, weight_N: Tensor, table_TD: Ten
 
 def _sampled_product(y_BD: Tensor, table_FD: Tensor, pattern: Pattern) -> Tensor:
     """y[row(n)] . table[latent(n)]: (N,)."""
+    if kernels := _gpu_kernels(table_FD):
+        return kernels.sampled_product(y_BD, table_FD, pattern.start_B1, pattern.latent_N)
     matrix_BF = torch.sparse_csr_tensor(
         pattern.start_B1,
         pattern.latent_N,
@@ -405,3 +438,12 @@ def _sampled_product(y_BD: Tensor, table_FD: Tensor, pattern: Pattern) -> Tensor
         check_invariants=False,
     )
     return torch.sparse.sampled_addmm(matrix_BF, y_BD, table_FD.T, beta=0.0).values()
+
+
+def _gpu_kernels(tensor: Tensor) -> ModuleType | None:
+    """The kernels for what is on a GPU; None where the ordinary operations serve."""
+    if tensor.device.type != "cuda" or tensor.dtype == torch.float64 or not _HAS_TRITON:
+        return None
+    from worker_image.sae import triton_kernels
+
+    return triton_kernels

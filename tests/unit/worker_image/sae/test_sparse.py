@@ -268,6 +268,20 @@ def test_gradients_that_reach_the_activations_directly_are_not_dropped(pattern: 
 
 
 @all_patterns
+def test_a_centre_gets_the_gradient_of_what_was_taken_off(pattern: Pattern) -> None:
+    found = []
+    for hidden in (True, False):
+        of = leaves() | {"centre": drawn(D_IN, seed=6).requires_grad_()}
+        if hidden:
+            x = of["x"].detach() - of["centre"].detach()
+            pre = pre_at(x, of["W_enc"], of["b_enc"], pattern, centre_D=of["centre"])
+        else:
+            pre = plain_pre_at(of["x"].detach() - of["centre"], of["W_enc"], of["b_enc"], pattern)
+        found.append(gradients((pre.square() * pattern.latent_N).sum(), of))
+    torch.testing.assert_close(*found)
+
+
+@all_patterns
 def test_gradients_agree_with_finite_differences(pattern: Pattern) -> None:
     def code(x: Tensor, W_enc: Tensor, b_enc: Tensor, W_dec: Tensor) -> tuple[Tensor, Tensor]:
         pre = pre_at(x, W_enc, b_enc, pattern)
