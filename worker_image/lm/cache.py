@@ -234,22 +234,15 @@ class Entry:
         self._maps.pop(len(shards) - 1, None)
 
     def gather(self, rows: Rows) -> Tensor:
-        """(B, D), as stored."""
+        """(B, D), as stored, of ``rows`` in ascending order."""
         assert self._layout is not None
         shards, offsets = np.divmod(rows, self._layout.shard_rows)
-        order = np.argsort(shards, kind="stable")
-        begins = np.flatnonzero(np.diff(shards[order], prepend=-1))
-        groups = np.split(order, begins[1:]) if len(begins) > 1 else [order]
-        if len(groups) == 1:
-            return self._mapped(int(shards[0]))[torch.from_numpy(offsets)]
-        found_BD: Tensor | None = None
-        for group in groups:
-            part = self._mapped(int(shards[group[0]]))[torch.from_numpy(offsets[group])]
-            if found_BD is None:
-                found_BD = torch.empty(len(rows), part.shape[1], dtype=part.dtype)
-            found_BD[torch.from_numpy(group)] = part
-        assert found_BD is not None
-        return found_BD
+        begins = np.flatnonzero(np.diff(shards, prepend=-1))
+        parts = [
+            self._mapped(int(shards[group[0]]))[torch.from_numpy(offsets[group])]
+            for group in np.split(np.arange(len(rows)), begins[1:])
+        ]
+        return parts[0] if len(parts) == 1 else torch.cat(parts)
 
     def statistics(self, rows: int) -> Statistics:
         """Of the first ``rows``."""

@@ -48,7 +48,7 @@ class CachedPart:
         return min(self.rows, *(entry.rows for entry in self.entries.values()))
 
     def gather(self, rows: Rows) -> Tensor:
-        """(B, W)"""
+        """(B, W), of ``rows`` in ascending order."""
         parts = [entry.gather(rows) for entry in self.entries.values()]
         return parts[0] if len(parts) == 1 else torch.cat(parts, dim=1)
 
@@ -186,7 +186,8 @@ class CachedBatches:
         assert self._order is not None
         epoch, served = divmod(batch, self._order.rows // self._batch_size)
         rows = self._order.at(epoch, served * self._batch_size, self._batch_size)
-        batch_BW = self._training.gather(rows)
+        # Where in its batch a row stands means nothing, and in ascending order they are read in one go.
+        batch_BW = self._training.gather(np.sort(rows))
         return batch_BW.pin_memory() if self._pinned else batch_BW
 
 
