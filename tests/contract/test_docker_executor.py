@@ -92,6 +92,14 @@ async def test_inputs_are_mounted_read_only_at_their_own_paths(docker_bench: Doc
     assert data.read_text() == "hello\n"
 
 
+async def test_what_jobs_share_is_writable_for_each(docker_bench: DockerBench, tmp_path: Path) -> None:
+    shared = tmp_path / "cache"
+    shared.mkdir()
+    spec = docker_bench.spec(shell(f"echo kept > {shared}/file && cat {shared}/file"))
+    assert await log_of(docker_bench, replace(spec, read_write=(shared,))) == "kept\n"
+    assert (shared / "file").read_text() == "kept\n"
+
+
 async def test_limits_are_what_was_asked_for(docker_bench: DockerBench, engine: docker.DockerClient) -> None:
     spec = replace(docker_bench.spec(OBEDIENT), memory_mb=128, cpus=0.5, pids=64, shm_mb=32)
     handle = await docker_bench.executor.launch(spec)
