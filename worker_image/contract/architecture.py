@@ -13,6 +13,7 @@ Family = Literal["topk", "batch_topk", "matryoshka", "jumprelu", "gated", "stand
 _COUNTED: list[object] = ["topk", "batch_topk", "matryoshka"]
 _PENALISED: list[object] = ["standard", "jumprelu", "gated"]
 _GROUP = group("Autoencoder")
+_AUXK = when(dead_latents=[None, "auxk"], family=[*_COUNTED, "jumprelu"])
 
 
 class ArchitectureParams(JobType):
@@ -65,7 +66,8 @@ class ArchitectureParams(JobType):
     )
     """april_2024 weighs each latent by its decoder norm, which is free; unit_norm keeps decoder rows at length 1."""
     tied_weights: bool = Field(
-        default=False, json_schema_extra=_GROUP | when(family=["standard"], l1_recipe=["unit_norm"])
+        default=False,
+        json_schema_extra=_GROUP | when(family=["standard"], l1_recipe=["unit_norm"], target_hookpoint=[None]),
     )
     """Use the decoder as the encoder too."""
     jumprelu_recipe: Literal["quadratic", "tanh"] = Field(
@@ -81,14 +83,14 @@ class ArchitectureParams(JobType):
     )
     """Threshold that every latent starts with; the recipe's own when empty."""
 
-    dead_latents: Literal["auxk", "ghost", "resample", "none"] = Field(default="auxk", json_schema_extra=_GROUP)
-    """What is done for dead latents: auxk lets them predict the residual (recommended); ghost adds ghost gradients;
-    resample points them at badly reconstructed tokens."""
+    dead_latents: Literal["auxk", "ghost", "resample", "none"] | None = Field(default=None, json_schema_extra=_GROUP)
+    """What is done for dead latents: auxk lets them predict the residual; ghost adds ghost gradients; resample points
+    them at badly reconstructed tokens. When empty, auxk where it has a gradient, none for april_2024, else resample."""
     dead_after_tokens: int = Field(default=10_000_000, ge=1, json_schema_extra=_GROUP)
     """A latent is dead, and is helped, after this many training tokens without firing."""
-    auxk_alpha: float = Field(default=1 / 32, ge=0, le=10, json_schema_extra=_GROUP | when(dead_latents=["auxk"]))
+    auxk_alpha: float = Field(default=1 / 32, ge=0, le=10, json_schema_extra=_GROUP | _AUXK)
     """Weight of the AuxK loss."""
-    auxk_k: int | None = Field(default=None, ge=1, json_schema_extra=_GROUP | when(dead_latents=["auxk"]))
+    auxk_k: int | None = Field(default=None, ge=1, json_schema_extra=_GROUP | _AUXK)
     """Dead latents used by AuxK; d_in / 2 when empty."""
     resample_every_tokens: int | None = Field(
         default=None, ge=1, json_schema_extra=_GROUP | when(dead_latents=["resample"])
@@ -100,6 +102,11 @@ class ArchitectureParams(JobType):
         places = [self.hookpoint, *self.crosscoder_hookpoints]
         if len(set(places)) < len(places):
             raise ValueError("crosscoder_hookpoints: a hookpoint is named twice; name each one once")
+        if self.dead_latents == "auxk" and self.family in ("standard", "gated") and "family" not in self.varied():
+            raise ValueError(
+                f"dead_latents: auxk does nothing for family {self.family!r}, whose dead latents are 0 at every token; "
+                "set it to resample or ghost"
+            )
         if self.target_hookpoint == self.hookpoint:
             raise ValueError("target_hookpoint: it is hookpoint itself; leave it out for an autoencoder")
         if abs(sum(self.matryoshka_fractions) - 1) > 1e-6:

@@ -105,6 +105,12 @@ class TrainSaeParams(TrackingParams, OptimisationParams, ArchitectureParams, Act
         self.variants()
         return self
 
+    @property
+    def hookpoints(self) -> list[str]:
+        """All places that are read, those that are encoded first and side by side."""
+        targets = [] if self.target_hookpoint is None else [self.target_hookpoint]
+        return [self.hookpoint, *self.crosscoder_hookpoints, *targets]
+
     def variants(self) -> list["TrainSaeParams"]:
         """The parameters of each autoencoder, without a grid; one when there is none. The last field varies fastest.
 

@@ -31,6 +31,11 @@ class Batches(Protocol):
     """Training tokens that are repeated epoch after epoch; None while that is unknown, or none is seen twice."""
 
     @property
+    def buffered_tokens(self) -> int:
+        """Held in memory at once, at most, beside the held-out ones."""
+        ...
+
+    @property
     def ready(self) -> bool:
         """Whether ``next_batch`` has one to give."""
         ...
@@ -59,7 +64,7 @@ class Batches(Protocol):
         ...
 
     def sample(self, n: int) -> Tensor:
-        """(n, W) at most, spread evenly over what is at hand; changes nothing."""
+        """(n, W) at most, spread evenly over what is at hand: nothing, maybe, before ``ready``. Changes nothing."""
         ...
 
     def held_out(self) -> Tensor:

@@ -113,6 +113,10 @@ class CachedBatches:
         return self.harvested + self._training.missing + self._held_out.missing
 
     @property
+    def buffered_tokens(self) -> int:
+        return 0  # read from mapped files, which are not this process's memory
+
+    @property
     def ready(self) -> bool:
         return self._order is not None
 
@@ -168,6 +172,8 @@ class CachedBatches:
         return batch_BW
 
     def sample(self, n: int) -> Tensor:
+        if self._order is None:
+            return torch.empty(0, 0)
         rows = self._training.held
         return self._training.gather(np.arange(0, rows, max(1, rows // n), dtype=np.int64)[:n])
 

@@ -4,31 +4,70 @@ import math
 from dataclasses import dataclass
 from typing import Literal
 
+Family = Literal["topk", "batch_topk", "matryoshka", "jumprelu", "gated", "standard"]
+"""How a token's latents are chosen and kept few."""
+
 
 @dataclass(frozen=True)
 class SaeConfig:
-    """One TopK sparse autoencoder and its training, after arXiv 2406.04093."""
+    """One autoencoder, transcoder or crosscoder, and its training. Names are those of the job's parameters."""
 
     d_in: int
-    """Width of the activations."""
+    """Width of what is encoded; of a crosscoder, of all its hookpoints together."""
     d_sae: int
     """Number of latents."""
-    k: int
-    """Latents kept per token."""
+    k: int = 32
+    """Latents kept per token: of each (topk) or on average over the batch (batch_topk, matryoshka)."""
+    family: Family = "topk"
+    """How latents are chosen."""
+    d_out: int | None = None
+    """Width of what a transcoder predicts; None for an autoencoder."""
+    layers: int = 1
+    """Hookpoints of a crosscoder, each ``d_in / layers`` wide."""
+    skip_connection: bool = False
+    """Whether a linear path runs beside the latents."""
+    skip_share: float = 0.25
+    """Largest share of an input dimension that an autoencoder's skip connection may pass."""
+    multi_topk: bool = False
+    """Whether the reconstruction from 4 k latents is learned too, with weight 1/8."""
+    matryoshka_fractions: tuple[float, ...] = (1 / 32, 1 / 16, 1 / 8, 1 / 4, 17 / 32)
+    """Shares of the latents that each nested group adds."""
+    sparsity_coefficient: float | None = None
+    """Weight of the sparsity loss; the recipe's own when None."""
+    target_l0: float | None = None
+    """Active latents per token to aim for."""
+    sparsity_warmup_fraction: float | None = None
+    """Share of training over which the coefficient rises from 0; the recipe's own when None."""
+    l1_recipe: Literal["april_2024", "unit_norm"] = "april_2024"
+    """Whether the L1 penalty weighs latents by decoder norm, or the norm is held at 1."""
+    tied_weights: bool = False
+    """Whether the decoder is the encoder too."""
+    jumprelu_recipe: Literal["quadratic", "tanh"] = "quadratic"
+    """JumpReLU's sparsity loss."""
+    jumprelu_bandwidth: float | None = None
+    """Width over which the threshold's gradient is estimated; the recipe's own when None."""
+    jumprelu_threshold: float | None = None
+    """Threshold that every latent starts with; the recipe's own when None."""
+    dead_latents: Literal["auxk", "ghost", "resample", "none"] | None = None
+    """What is done for dead latents; the recipe's own when None, see ``dead_policy``."""
+    dead_after_tokens: int = 10_000_000
+    """A latent is dead after this many training tokens without firing."""
     auxk_alpha: float = 1 / 32
     """Weight of the AuxK loss; 0 turns it off."""
     auxk_k: int | None = None
     """Dead latents AuxK uses; d_in / 2 when None."""
-    dead_after_tokens: int = 10_000_000
-    """A latent is dead after this many training tokens without firing."""
+    resample_every_tokens: int | None = None
+    """Training tokens between resamplings; ``dead_after_tokens`` when None."""
     steps: int = 1000
-    """Optimiser steps in all: what the schedule is laid over."""
+    """Optimiser steps in all: what the schedules are laid over."""
+    batch_size: int = 2048
+    """Tokens per optimiser step."""
     optimizer: Literal["adam", "adamw"] = "adam"
     """Optimiser."""
     lr: float | None = None
-    """Peak learning rate; 2e-4 / sqrt(d_sae / 2**14) when None."""
-    beta1: float = 0.9
-    """Adam's first-moment decay."""
+    """Peak learning rate; the recipe's own when None."""
+    beta1: float | None = None
+    """Adam's first-moment decay; the recipe's own when None."""
     beta2: float = 0.999
     """Adam's second-moment decay."""
     eps: float = 6.25e-10
@@ -47,9 +86,48 @@ class SaeConfig:
     """Seed of the initial weights."""
 
     @property
+    def width_out(self) -> int:
+        """Width of what is reconstructed or predicted."""
+        return self.d_in if self.d_out is None else self.d_out
+
+    @property
+    def is_transcoder(self) -> bool:
+        """Whether what is predicted is not what is encoded."""
+        return self.d_out is not None
+
+    @property
+    def is_quadratic(self) -> bool:
+        """Whether it is JumpReLU trained towards a target L0 by a quadratic loss."""
+        return self.family == "jumprelu" and self.jumprelu_recipe == "quadratic"
+
+    @property
     def peak_lr(self) -> float:
-        """The learning rate to start with. The default is the paper's fit of Adam's best rate to the width."""
-        return 2e-4 / math.sqrt(self.d_sae / 2**14) if self.lr is None else self.lr
+        """The learning rate to start with.
+
+        By default 7e-5 for the quadratic JumpReLU recipe (arXiv 2407.14435), else arXiv 2406.04093's fit of Adam's
+        best rate to the width.
+        """
+        if self.lr is not None:
+            return self.lr
+        return 7e-5 if self.is_quadratic else 2e-4 / math.sqrt(self.d_sae / 2**14)
+
+    @property
+    def first_moment_decay(self) -> float:
+        """Adam's beta1: by default 0 for the quadratic JumpReLU recipe, else 0.9."""
+        return (0.0 if self.is_quadratic else 0.9) if self.beta1 is None else self.beta1
+
+    @property
+    def dead_policy(self) -> Literal["auxk", "ghost", "resample", "none"]:
+        """What is done for dead latents.
+
+        AuxK needs activations that are above 0 though too small to count, so families that cut at 0 have no use for it:
+        there resampling is the rule, except in the April 2024 recipe, which leaves few dead.
+        """
+        if self.dead_latents is not None:
+            return self.dead_latents
+        if self.family == "standard":
+            return "none" if self.l1_recipe == "april_2024" else "resample"
+        return "resample" if self.family == "gated" else "auxk"
 
     @property
     def aux_k(self) -> int:
@@ -57,7 +135,33 @@ class SaeConfig:
         return max(1, self.d_in // 2) if self.auxk_k is None else self.auxk_k
 
     @property
+    def initial_coefficient(self) -> float:
+        """Weight of the sparsity loss that training starts with; 1 for a family that has none."""
+        if self.sparsity_coefficient is not None:
+            return self.sparsity_coefficient
+        recipes = {"standard": 5.0 if self.l1_recipe == "april_2024" else 1e-3, "gated": 1e-3, "jumprelu": 1.0}
+        return recipes.get(self.family, 1.0)
+
+    @property
+    def coefficient_warmup_steps(self) -> int:
+        """Steps over which the weight of the sparsity loss rises: the whole run for JumpReLU's tanh recipe, none for
+        its quadratic one, 5 % of the run else (the April 2024 recipe)."""
+        share = self.sparsity_warmup_fraction
+        if share is None:
+            share = 0.05 if self.family != "jumprelu" else 0.0 if self.is_quadratic else 1.0
+        return round(share * self.steps)
+
+    @property
+    def parameters(self) -> int:
+        """Numbers that are learned."""
+        matrices = 1 if self.tied_weights else 2
+        weights = self.d_sae * (self.d_in + self.width_out) * matrices // 2
+        biases = self.d_sae + self.width_out
+        extra = {"gated": 2 * self.d_sae, "jumprelu": self.d_sae}.get(self.family, 0)
+        skip = 0 if not self.skip_connection else self.d_in * self.width_out if self.is_transcoder else self.d_in
+        return weights + biases + extra + skip
+
+    @property
     def training_bytes(self) -> int:
         """Memory of the float32 weights, their gradients and Adam's two moments."""
-        parameters = 2 * self.d_sae * self.d_in + self.d_sae + self.d_in
-        return parameters * 4 * 4
+        return self.parameters * 4 * 4

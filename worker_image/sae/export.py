@@ -7,16 +7,16 @@ from safetensors.torch import save_file
 
 from worker_image.sae.config import SaeConfig
 from worker_image.sae.files import sync_directory, sync_file
-from worker_image.sae.model import TopKSae
+from worker_image.sae.model import Sae
 
 
-def write_weights(sae: TopKSae, path: Path) -> None:
+def write_weights(sae: Sae, path: Path) -> None:
     """Weights under sparsify's names; both matrices are (F, D) there too."""
     tensors = {
-        "encoder.weight": sae.W_enc_FD,
+        "encoder.weight": sae.encoder_FD,
         "encoder.bias": sae.b_enc_F,
-        "W_dec": sae.W_dec_FD,
-        "b_dec": sae.b_dec_D,
+        "W_dec": sae.W_dec_FE,
+        "b_dec": sae.b_dec_E,
     }
     draft = path.with_name(f".{path.name}.draft")
     save_file({name: value.detach().cpu().contiguous() for name, value in tensors.items()}, draft)

@@ -1,32 +1,55 @@
-"""The TopK sparse autoencoder.
+"""What every family of sparse autoencoder shares: weights, wiring, decoding.
 
-Shapes: B tokens, D = d_in, F = d_sae, K = k.
+Wiring and family are independent. An *autoencoder* reconstructs what it reads; a *transcoder* predicts another place's
+activations from it; a *crosscoder* reads and reconstructs several places, side by side in one wide vector. A skip
+connection adds a linear path beside the latents.
+
+Shapes: B tokens, D = d_in, E = width_out (= D unless it is a transcoder), F = d_sae, L layers of a crosscoder,
+P places of active latents (see ``code``).
 """
 
-from typing import NamedTuple
+from abc import ABC, abstractmethod
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional
 
+from worker_image.sae.code import Code
 from worker_image.sae.config import SaeConfig
-from worker_image.sae.topk import topk_autoencode
+from worker_image.sae.metrics import fvu, squared_error
 
 
-class Reconstruction(NamedTuple):
+@dataclass(frozen=True)
+class Output:
     """What the autoencoder makes of a batch."""
 
-    x_hat_BD: Tensor
-    acts_BK: Tensor
-    """Kept activations, 0 where fewer than k were above 0."""
-    idx_BK: Tensor
-    """Latents they belong to."""
+    y_hat_BE: Tensor
+    """Reconstruction, or a transcoder's prediction."""
+    code: Code
 
 
-class TopKSae(nn.Module):
-    """x_hat = W_dec^T ReLU(TopK(W_enc (x - b_dec) + b_enc)) + b_dec.
+@dataclass(frozen=True)
+class FamilyLoss:
+    """The two sides that a family weighs against each other."""
 
-    Both weight matrices are stored latent by latent, (F, D), because training reads and writes whole latents.
+    reconstruction: Tensor
+    sparsity: Tensor | None = None
+    """Before its coefficient; None for a family whose sparsity is not a loss."""
+    extra: Tensor | None = None
+    """A term with a weight of its own, e.g. Gated's auxiliary reconstruction."""
+
+
+class Sae(nn.Module, ABC):
+    """y_hat = W_dec^T acts + b_dec (+ skip). A family says how ``acts`` come about and what is lost.
+
+    Both weight matrices are stored latent by latent, (F, D) and (F, E): training reads and writes whole latents.
     """
+
+    initial_norm: float = 1.0
+    """Length of decoder rows at the start."""
+    unit_norm = True
+    """Whether decoder rows are held at length 1."""
 
     def __init__(self, config: SaeConfig, device: torch.device | str = "cpu") -> None:
         super().__init__()
@@ -34,36 +57,118 @@ class TopKSae(nn.Module):
         # Drawn on the CPU, so that one seed gives the same weights on every device.
         generator = torch.Generator().manual_seed(config.seed)
         directions_FD = torch.randn(config.d_sae, config.d_in, generator=generator).to(device)
-        directions_FD /= directions_FD.norm(dim=1, keepdim=True)
-        self.W_dec_FD = nn.Parameter(directions_FD)
-        self.W_enc_FD = nn.Parameter(directions_FD.clone())
+        directions_FD *= self.initial_norm / directions_FD.norm(dim=1, keepdim=True)
+        # A transcoder's prediction starts at its mean (arXiv 2501.18823). Its rows, 0 at first, are not normalised.
+        zeros_FE = torch.zeros(config.d_sae, config.width_out, device=device)
+        self.W_dec_FE = nn.Parameter(zeros_FE if config.is_transcoder else directions_FD)
+        if not config.tied_weights:
+            self.W_enc_FD = nn.Parameter(directions_FD.clone())
         self.b_enc_F = nn.Parameter(torch.zeros(config.d_sae, device=device))
-        self.b_dec_D = nn.Parameter(torch.zeros(config.d_in, device=device))
+        self.b_dec_E = nn.Parameter(torch.zeros(config.width_out, device=device))
+        if config.skip_connection and config.is_transcoder:
+            self.W_skip_ED = nn.Parameter(torch.zeros(config.width_out, config.d_in, device=device))
+        elif config.skip_connection:
+            self.skip_gate_D = nn.Parameter(torch.zeros(config.d_in, device=device))
+        self.register_buffer("input_norm", torch.ones((), device=device))
+        self.add_parameters(device)
 
-    def forward(self, x_BD: Tensor) -> Reconstruction:
-        x_hat_BD, acts_BK, idx_BK = topk_autoencode(
-            x_BD - self.b_dec_D, self.W_enc_FD, self.b_enc_F, self.W_dec_FD, self.config.k
-        )
-        return Reconstruction(x_hat_BD + self.b_dec_D, acts_BK, idx_BK)
+    input_norm: Tensor
+    """Root mean square of the length of what is encoded, measured by ``centre``: the unit in which recipes state their
+    coefficients, thresholds and widths, so that they hold for activations of any size."""
+
+    def add_parameters(self, device: torch.device | str) -> None:
+        """Create what the family has besides."""
+
+    @abstractmethod
+    def encode(self, x_BD: Tensor, *, deployed: bool = False) -> Code:
+        """The code of ``x_BD``, which is centred as ``centred`` does. ``deployed``: as it is used after training, a
+        token's code independent of the others of its batch."""
+
+    def losses(self, x_BD: Tensor, y_BE: Tensor, out: Output, dead_S: Tensor) -> FamilyLoss:
+        """What ``out`` loses against ``y_BE``; ``dead_S`` are the indices of the dead latents, possibly none."""
+        return FamilyLoss(fvu(y_BE, out.y_hat_BE))
+
+    def forward(self, x_BD: Tensor, *, deployed: bool = False) -> Output:
+        code = self.encode(self.centred(x_BD), deployed=deployed)
+        return Output(self.complete(x_BD, code.decode(self.W_dec_FE)), code)
+
+    @property
+    def encoder_FD(self) -> Tensor:
+        """The encoder's weights."""
+        return self.W_dec_FE if self.config.tied_weights else self.W_enc_FD
+
+    @property
+    def selecting_FD(self) -> Tensor | None:
+        """The encoder in the type in which positions are looked for; None where that is the weights' own."""
+        return None
+
+    @property
+    def holds_unit_norm(self) -> bool:
+        """Whether ``normalise_decoder`` is to be called after each step."""
+        return self.unit_norm and not self.config.is_transcoder
+
+    def centred(self, x_BD: Tensor) -> Tensor:
+        """What the encoder reads: the decoder's bias is taken off, unless what it belongs to is not what is read."""
+        return x_BD if self.config.is_transcoder else x_BD - self.b_dec_E
+
+    def complete(self, x_BD: Tensor, decoded_BE: Tensor) -> Tensor:
+        """Add to what the latents decode to the bias and, where there is one, the skip path: (B, E)."""
+        y_hat_BE = decoded_BE + self.b_dec_E
+        if self.config.skip_connection:
+            y_hat_BE = y_hat_BE + self.skipped(x_BD)
+        return y_hat_BE
+
+    def skipped(self, x_BD: Tensor) -> Tensor:
+        """What the skip path passes: (B, E).
+
+        An autoencoder's identity would make reconstruction free: there each dimension, centred, passes at most
+        ``skip_share``.
+        """
+        if self.config.is_transcoder:
+            return functional.linear(x_BD, self.W_skip_ED)
+        return self.config.skip_share * torch.tanh(self.skip_gate_D) * (x_BD - self.b_dec_E)
+
+    @property
+    def decoder_norm_F(self) -> Tensor:
+        """Length of each latent's decoder row; for a crosscoder the sum of its lengths in all layers."""
+        blocks_FLD = self.W_dec_FE.unflatten(1, (self.config.layers, -1))
+        return blocks_FLD.norm(dim=2).sum(1)
 
     @torch.no_grad()
-    def centre(self, x_BD: Tensor) -> None:
-        """Start ``b_dec`` at the geometric median of a sample of activations."""
-        self.b_dec_D.copy_(geometric_median(x_BD.to(self.b_dec_D)))
+    def centre(self, x_BD: Tensor, y_BE: Tensor) -> None:
+        """Start the biases where a sample of activations lies.
+
+        An autoencoder's ``b_dec`` starts at the geometric median. A transcoder starts by predicting the mean, its
+        encoder centred on its input by ``b_enc`` (arXiv 2501.18823).
+        """
+        if self.config.is_transcoder:
+            self.b_dec_E.copy_(y_BE.to(self.b_dec_E).mean(0))
+            self.b_enc_F.copy_(-(self.encoder_FD @ x_BD.to(self.b_enc_F).mean(0)))
+        else:
+            self.b_dec_E.copy_(geometric_median(x_BD.to(self.b_dec_E)))
+        centred_BD = x_BD.to(self.b_enc_F)
+        centred_BD = centred_BD - (centred_BD.mean(0) if self.config.is_transcoder else self.b_dec_E)
+        norm = centred_BD.square().sum(1).mean().sqrt()
+        self.input_norm.copy_(torch.where(norm > 0, norm, 1.0))
 
     @torch.no_grad()
     def normalise_decoder(self) -> None:
         """Scale every decoder row to length 1."""
-        self.W_dec_FD /= self.W_dec_FD.norm(dim=1, keepdim=True).clamp_min(torch.finfo(self.W_dec_FD.dtype).eps)
+        self.W_dec_FE /= self.W_dec_FE.norm(dim=1, keepdim=True).clamp_min(torch.finfo(self.W_dec_FE.dtype).eps)
 
     @torch.no_grad()
     def remove_parallel_gradient(self) -> None:
         """Take out of the decoder's gradient the part along each row, which normalising would undo after the step
         yet Adam would carry in its moments."""
-        grad_FD = self.W_dec_FD.grad
-        if grad_FD is not None:
-            along_F1 = (grad_FD * self.W_dec_FD).sum(dim=1, keepdim=True)
-            grad_FD.addcmul_(along_F1, self.W_dec_FD, value=-1)
+        grad_FE = self.W_dec_FE.grad
+        if grad_FE is not None:
+            along_F1 = (grad_FE * self.W_dec_FE).sum(dim=1, keepdim=True)
+            grad_FE.addcmul_(along_F1, self.W_dec_FE, value=-1)
+
+
+def mean_squared_error(y_BE: Tensor, y_hat_BE: Tensor) -> Tensor:
+    """Squared error summed over dimensions, averaged over tokens: what penalties per token are weighed against."""
+    return squared_error(y_BE, y_hat_BE) / len(y_BE)
 
 
 def geometric_median(x_BD: Tensor, iterations: int = 50, tolerance: float = 1e-5) -> Tensor:

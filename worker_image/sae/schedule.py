@@ -1,4 +1,4 @@
-"""The learning-rate schedule: a rise, a plateau, a fall."""
+"""What changes over training: the learning rate rises, stays and falls; the weight of the sparsity loss rises."""
 
 import math
 
@@ -19,3 +19,9 @@ def lr_factor(step: int, config: SaeConfig) -> float:
     share = max(0.0, remaining / (decay_steps + 1))
     fall = share if config.lr_schedule == "linear" else 0.5 * (1 - math.cos(math.pi * share))
     return rise * fall
+
+
+def coefficient_factor(step: int, config: SaeConfig) -> float:
+    """Share of the sparsity coefficient used by step number ``step``, counted from 0: a linear rise."""
+    rise = config.coefficient_warmup_steps
+    return min(1.0, (step + 1) / rise) if rise else 1.0

@@ -1,6 +1,6 @@
 """One training step, and all the state that the next one depends on.
 
-Shapes: B tokens, D = d_in, F = d_sae, K = k.
+Shapes: B tokens, D = d_in, E = width_out, F = d_sae, S dead latents.
 """
 
 from collections.abc import Mapping
@@ -12,10 +12,12 @@ from torch import Tensor
 
 from worker_image.sae.checkpoint import SaeState
 from worker_image.sae.config import SaeConfig
-from worker_image.sae.losses import Loss, loss_of
-from worker_image.sae.metrics import dead_latents, l0
-from worker_image.sae.model import TopKSae
-from worker_image.sae.schedule import lr_factor
+from worker_image.sae.dead import resample
+from worker_image.sae.families import build_sae
+from worker_image.sae.losses import Coefficients, Loss, loss_of
+from worker_image.sae.metrics import dead_latents, fvu
+from worker_image.sae.model import Output
+from worker_image.sae.schedule import coefficient_factor, lr_factor
 
 
 @dataclass(frozen=True)
@@ -23,49 +25,71 @@ class StepOutcome:
     """What one step saw. Tensors stay on the device until someone looks."""
 
     loss: Loss
-    acts_BK: Tensor
+    l0: Tensor
+    d_sae: int
     lr: float
+    coefficient: float
+    """Weight of the sparsity loss in this step."""
     grad_norm: Tensor | None
+    fvu: Tensor | None
+    """Of the batch; None where it was not asked for."""
 
     def values(self) -> dict[str, float]:
         """Metric name -> value."""
+        l0 = self.l0.item()
         found = {
             "loss": self.loss.total.item(),
-            "fvu": self.loss.reconstruction.item(),
-            "auxk_loss": self.loss.auxk.item(),
-            "l0": l0(self.acts_BK).item(),
+            "reconstruction_loss": self.loss.reconstruction.item(),
+            "l0": l0,
+            "l0_share": l0 / self.d_sae,
             "lr": self.lr,
         }
-        if self.grad_norm is not None:
-            found["grad_norm"] = self.grad_norm.item()
+        if self.loss.sparsity is not None:
+            found |= {"sparsity_loss": self.loss.sparsity.item(), "sparsity_coefficient": self.coefficient}
+        for name, part in (
+            ("fvu", self.fvu),
+            ("extra_loss", self.loss.extra),
+            ("auxk_loss", self.loss.auxk),
+            ("ghost_loss", self.loss.ghost),
+            ("grad_norm", self.grad_norm),
+        ):
+            if part is not None:
+                found[name] = part.item()
         return found
 
 
 class Trainer:
-    """An SAE, its optimiser and the count of tokens since each latent fired."""
+    """An SAE, its optimiser, its coefficients, and the count of tokens since each latent fired."""
 
     def __init__(self, config: SaeConfig, device: torch.device | str = "cpu") -> None:
         self.config = config
-        self.sae = TopKSae(config, device)
+        self.sae = build_sae(config, device)
         optimizer = torch.optim.AdamW if config.optimizer == "adamw" else torch.optim.Adam
         self._optimizer = optimizer(
             self.sae.parameters(),
             lr=config.peak_lr,
-            betas=(config.beta1, config.beta2),
+            betas=(config.first_moment_decay, config.beta2),
             eps=config.eps,
             weight_decay=config.weight_decay,
             fused=True,
         )
         self.peak_lr = config.peak_lr
+        self.coefficients = Coefficients(config.initial_coefficient, config.auxk_alpha)
         self.step = 0
         self.tokens_trained = 0
         self.tokens_since_fired_F = torch.zeros(config.d_sae, dtype=torch.int64, device=device)
+        self._tokens_at_resampling = 0
         self._last_loss: Tensor | None = None
 
     @property
     def lr(self) -> float:
         """Learning rate of the next step."""
         return self.peak_lr * lr_factor(self.step, self.config)
+
+    @property
+    def coefficient(self) -> float:
+        """Weight of the sparsity loss in the next step."""
+        return self.coefficients.sparsity * coefficient_factor(self.step, self.config)
 
     @property
     def last_loss(self) -> float | None:
@@ -79,20 +103,22 @@ class Trainer:
             return 0
         return int(dead_latents(self.tokens_since_fired_F, self.tokens_trained, self.config.dead_after_tokens).sum())
 
-    def differentiate(self, x_BD: Tensor) -> tuple[Loss, Tensor, Tensor]:
-        """Leave the loss's gradients in the parameters, changing nothing else; return (loss, acts_BK, idx_BK)."""
+    def differentiate(self, x_BD: Tensor, y_BE: Tensor | None = None) -> tuple[Loss, Output]:
+        """Leave the loss's gradients in the parameters, changing nothing else. ``y_BE``: a transcoder's target."""
+        y_BE = x_BD if y_BE is None else y_BE
         self._optimizer.zero_grad(set_to_none=True)
         out = self.sae(x_BD)
-        # No latent can be this long silent before that many tokens were seen, so AuxK needs no warm-up of its own.
-        dead_S = (self.tokens_since_fired_F >= self.config.dead_after_tokens).nonzero().squeeze(1)
-        loss = loss_of(self.sae, x_BD, out, dead_S)
+        weights = replace(self.coefficients, sparsity=self.coefficient)
+        loss = loss_of(self.sae, x_BD, y_BE, out, self._dead_S(), weights)
         loss.total.backward()
-        return Loss(*(part.detach() for part in loss)), out.acts_BK.detach(), out.idx_BK
+        return loss.detached(), out
 
-    def train_step(self, x_BD: Tensor, *, measure: bool = False) -> StepOutcome:
-        """Learn from one batch. With ``measure`` the gradient's norm is reported even if it is not clipped."""
-        loss, acts_BK, idx_BK = self.differentiate(x_BD)
-        self.sae.remove_parallel_gradient()
+    def train_step(self, x_BD: Tensor, y_BE: Tensor | None = None, *, measure: bool = False) -> StepOutcome:
+        """Learn from one batch. With ``measure`` what costs a pass of its own is reported too: FVU, gradient norm."""
+        coefficient = self.coefficient
+        loss, out = self.differentiate(x_BD, y_BE)
+        if self.sae.holds_unit_norm:
+            self.sae.remove_parallel_gradient()
         grad_norm = None
         if self.config.grad_clip is not None or measure:
             limit = self.config.grad_clip if self.config.grad_clip is not None else float("inf")
@@ -101,13 +127,17 @@ class Trainer:
         for group in self._optimizer.param_groups:
             group["lr"] = lr
         self._optimizer.step()
-        self.sae.normalise_decoder()
+        if self.sae.holds_unit_norm:
+            self.sae.normalise_decoder()
         self.tokens_since_fired_F += len(x_BD)
-        self.tokens_since_fired_F[idx_BK[acts_BK > 0]] = 0
+        self.tokens_since_fired_F[out.code.fired_F] = 0
         self.step += 1
         self.tokens_trained += len(x_BD)
         self._last_loss = loss.total
-        return StepOutcome(loss, acts_BK, lr, grad_norm)
+        if self.config.dead_policy == "resample":
+            self._resample_when_due(x_BD, x_BD if y_BE is None else y_BE)
+        unexplained = fvu(x_BD if y_BE is None else y_BE, out.y_hat_BE.detach()) if measure else None
+        return StepOutcome(loss, out.code.l0, self.config.d_sae, lr, coefficient, grad_norm, unexplained)
 
     def reconfigure(self, values: Mapping[str, object]) -> None:
         """Take up other coefficients from the next step on. What is no field of the config is not the trainer's."""
@@ -115,13 +145,17 @@ class Trainer:
         self.config = self.sae.config = replace(self.config, **mine)  # type: ignore[arg-type]
         if "lr" in mine:
             self.peak_lr = self.config.peak_lr
+        if "sparsity_coefficient" in mine:
+            self.coefficients = replace(self.coefficients, sparsity=self.config.initial_coefficient)
+        if "auxk_alpha" in mine:
+            self.coefficients = replace(self.coefficients, auxk_alpha=self.config.auxk_alpha)
 
     def state(self) -> SaeState:
-        """All that ``restore`` needs; tensors are shared, not copied."""
+        """All that ``restore`` needs, tensors shared, not copied: moments as ``optimizer.<parameter>.<moment>``."""
         moments = {
             f"optimizer.{name}.{moment}": value
-            for name, parameter in self.sae.named_parameters()
-            for moment, value in self._optimizer.state.get(parameter, {}).items()
+            for name, named in self._moments().items()
+            for moment, value in named.items()
         }
         return SaeState(
             weights=dict(self.sae.state_dict()),
@@ -129,7 +163,10 @@ class Trainer:
             values={
                 "step": self.step,
                 "tokens_trained": self.tokens_trained,
+                "tokens_at_resampling": self._tokens_at_resampling,
                 "peak_lr": self.peak_lr,
+                "sparsity_coefficient": self.coefficients.sparsity,
+                "auxk_alpha": self.coefficients.auxk_alpha,
                 "loss": self.last_loss,
             },
         )
@@ -153,5 +190,24 @@ class Trainer:
         values: dict[str, Any] = state.values
         self.step = values["step"]
         self.tokens_trained = values["tokens_trained"]
+        self._tokens_at_resampling = values["tokens_at_resampling"]
         self.peak_lr = values["peak_lr"]
+        self.coefficients = Coefficients(values["sparsity_coefficient"], values["auxk_alpha"])
         self._last_loss = None if values["loss"] is None else torch.tensor(values["loss"])
+
+    def _dead_S(self) -> Tensor:
+        # No latent can be this long silent before that many tokens were seen, so nothing needs a warm-up of its own.
+        return (self.tokens_since_fired_F >= self.config.dead_after_tokens).nonzero().squeeze(1)
+
+    def _moments(self) -> dict[str, dict[str, Tensor]]:
+        """Parameter name -> moment name -> the optimiser's own tensor."""
+        return {name: dict(self._optimizer.state.get(p, {})) for name, p in self.sae.named_parameters()}
+
+    def _resample_when_due(self, x_BD: Tensor, y_BE: Tensor) -> None:
+        every = self.config.resample_every_tokens or self.config.dead_after_tokens
+        if self.tokens_trained - self._tokens_at_resampling < every:
+            return
+        dead_S = self._dead_S()
+        resample(self.sae, self._moments(), x_BD, y_BE, dead_S, seed=self.config.seed + self.step)
+        self.tokens_since_fired_F[dead_S] = 0
+        self._tokens_at_resampling = self.tokens_trained

@@ -42,3 +42,5 @@ def _train(training: Training) -> None:
         with suppress(OSError):
             training.checkpoints.settle(training.params)
         raise
+    finally:
+        inputs.batches.close()

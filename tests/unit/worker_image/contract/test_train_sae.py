@@ -18,12 +18,18 @@ def params(**changes: object) -> TrainSaeParams:
         ("tied_weights", {"family": "standard", "tied_weights": True}),
         ("skip_share", {"skip_share": 0.1}),
         ("auxk_alpha", {"dead_latents": "none", "auxk_alpha": 0.5}),
+        ("auxk_k", {"family": "gated", "auxk_k": 5}),
         ("weight_decay", {"weight_decay": 0.1}),
     ],
 )
 def test_an_option_that_would_do_nothing_is_refused(field: str, changes: dict[str, object]) -> None:
     with pytest.raises(ValidationError, match=f"{field}: it does nothing with"):
         params(**changes)
+
+
+def test_auxk_is_refused_where_it_has_no_gradient() -> None:
+    with pytest.raises(ValidationError, match="dead_latents: auxk does nothing for family 'gated'"):
+        params(family="gated", dead_latents="auxk")
 
 
 def test_a_dumped_set_of_parameters_is_read_back() -> None:

@@ -118,6 +118,43 @@ def test_a_resumed_job_ends_bit_for_bit_as_an_uninterrupted_one(job: Job, buffer
     assert [event.values["loss"] for event in reports(resumed)] == [losses[step] for step in range(18, 31)]
 
 
+def test_several_autoencoders_learn_from_one_stream_as_each_would_alone(job: Job) -> None:
+    both = job("both", grid={"k": [1, 2], "family": ["topk", "standard"]})
+    alone = {"sae_0": job("k1", k=1), "sae_1": job("standard", family="standard", k=32), "sae_2": job("k2", k=2)}
+    for folder, run in alone.items():
+        found, wanted = load_file(both.artifacts / folder / "sae.safetensors"), weights(run)
+        assert all(torch.equal(found[name], wanted[name]) for name in wanted), folder
+    results = both.finished.results
+    assert results["fvu/2"] == alone["sae_2"].finished.results["fvu"]
+    assert results["fvu"] == pytest.approx(sum(results[f"fvu/{index}"] for index in range(3)) / 3)
+
+
+def test_several_autoencoders_are_resumed_bit_for_bit(job: Job) -> None:
+    grid = {"family": ["topk", "batch_topk", "jumprelu", "gated", "standard", "matryoshka"]}
+    whole = job("whole", grid=grid)
+    halted = job("halted", script=once_at(13, pause()), grid=grid)
+    resumed = job("resumed", resume_from=halted.checkpoints / "step_13", grid=grid)
+    for index in range(6):
+        name = f"sae_{index}/sae.safetensors"
+        found, wanted = load_file(resumed.artifacts / name), load_file(whole.artifacts / name)
+        assert all(torch.equal(found[key], wanted[key]) for key in wanted), index
+
+
+@pytest.mark.parametrize(
+    "wiring",
+    [
+        {"target_hookpoint": "layers.2"},
+        {"hookpoint": "layers.1.intermediate:in", "target_hookpoint": "layers.1.output", "skip_connection": True},
+        {"crosscoder_hookpoints": ["layers.0", "layers.2"]},
+    ],
+    ids=["transcoder", "skip transcoder", "crosscoder"],
+)
+@pytest.mark.parametrize("cache", ["on", "off"])
+def test_other_wirings_train_from_either_source(job: Job, cache: str, wiring: dict[str, object]) -> None:
+    results = job(cache=cache, normalisation="standardise", **wiring).finished.results
+    assert 0 < results["fvu"] < 1
+
+
 def test_the_same_seed_gives_the_same_weights_and_another_does_not(job: Job) -> None:
     first, second, third = job("first"), job("second"), job("third", seed=1)
     assert_same_weights(first, second)
@@ -257,7 +294,7 @@ def test_metrics_come_every_log_interval_and_at_the_end(job: Job) -> None:
 
 
 def test_progress_counts_every_harvested_token_and_every_step(job: Job) -> None:
-    run = job(max_tokens=400)
+    run = job(max_tokens=400, cache="off")
     harvesting = [event for event in run.of(Progress) if event.phase == "harvesting"][-1]
     assert (harvesting.done, harvesting.total) == (528, 528)
     training = [event for event in run.of(Progress) if event.phase == "training"]
@@ -266,7 +303,7 @@ def test_progress_counts_every_harvested_token_and_every_step(job: Job) -> None:
 
 
 def test_generations_beyond_the_first_are_harvested_as_needed(job: Job) -> None:
-    run = job(buffer_tokens=300)
+    run = job(buffer_tokens=300, cache="off")
     harvesting = [event for event in run.of(Progress) if event.phase == "harvesting"][-1]
     assert (harvesting.done, harvesting.total) == (128 + 30 * 64, 128 + 30 * 64)
 
@@ -323,7 +360,7 @@ def test_what_cannot_work_is_refused_before_any_work_and_names_the_field(
 @pytest.mark.parametrize(
     ("field", "figures", "changes"),
     [
-        ("buffer_tokens", r"2048 activations of width 16 take 0 MiB .* only 0 MiB", {}),
+        ("buffer_tokens", r"2048 activations of width 16 take 0 MiB .* only 0 MiB", {"cache": "off"}),
         ("expansion_factor", r"optimiser 2 MiB, .* only 0 MiB", {"expansion_factor": 256, "k": 1}),
     ],
 )

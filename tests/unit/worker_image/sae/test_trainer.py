@@ -5,7 +5,8 @@ import torch
 from torch import Tensor
 
 from worker_image.sae.config import SaeConfig
-from worker_image.sae.metrics import dead_latents, evaluate
+from worker_image.sae.evaluation import evaluate
+from worker_image.sae.metrics import dead_latents
 from worker_image.sae.model import geometric_median
 from worker_image.sae.trainer import Trainer
 
@@ -22,20 +23,20 @@ def test_decoder_rows_keep_length_one() -> None:
     made = trainer()
     for _ in range(3):
         made.train_step(tokens())
-    torch.testing.assert_close(made.sae.W_dec_FD.norm(dim=1), torch.ones(24))
+    torch.testing.assert_close(made.sae.W_dec_FE.norm(dim=1), torch.ones(24))
 
 
 def test_the_gradient_along_a_decoder_row_is_removed() -> None:
     made = trainer()
     made.differentiate(tokens())
     made.sae.remove_parallel_gradient()
-    along = (made.sae.W_dec_FD.grad * made.sae.W_dec_FD).sum(dim=1)
+    along = (made.sae.W_dec_FE.grad * made.sae.W_dec_FE).sum(dim=1)
     torch.testing.assert_close(along, torch.zeros(24), atol=1e-7, rtol=0)
 
 
 def test_the_encoder_starts_as_the_decoder_transposed() -> None:
     made = trainer()
-    assert torch.equal(made.sae.W_enc_FD, made.sae.W_dec_FD)
+    assert torch.equal(made.sae.W_enc_FD, made.sae.W_dec_FE)
 
 
 def test_training_lowers_the_loss() -> None:
@@ -56,8 +57,9 @@ def test_the_first_adam_step_moves_each_weight_by_the_learning_rate(optimizer: s
 def test_weight_decay_shrinks_weights_that_have_no_gradient() -> None:
     made = trainer(optimizer="adamw", weight_decay=0.5, k=1)
     before = made.sae.W_enc_FD.detach().clone()
-    _, acts, idx = made.differentiate(tokens(1))
-    silent = [latent for latent in range(24) if latent != idx[acts > 0].item()]
+    _, out = made.differentiate(tokens(1))
+    silent = (~out.code.fired_F).nonzero().squeeze(1)
+    assert len(silent) == 23
     made.train_step(tokens(1))
     torch.testing.assert_close(made.sae.W_enc_FD.detach()[silent], before[silent] * (1 - 1e-2 * 0.5))
 
@@ -73,8 +75,8 @@ def test_clipping_limits_what_the_optimiser_sees() -> None:
 
 def test_tokens_since_fired_are_counted_exactly() -> None:
     made = trainer(k=1)
-    _, acts, idx = made.differentiate(tokens(10))
-    fired = set(idx[acts > 0].tolist())
+    _, out = made.differentiate(tokens(10))
+    fired = set(out.code.fired_F.nonzero().squeeze(1).tolist())
     made.train_step(tokens(10))
     assert [count == 0 for count in made.tokens_since_fired_F.tolist()] == [latent in fired for latent in range(24)]
     assert set(made.tokens_since_fired_F.tolist()) == {0, 10}
@@ -132,7 +134,7 @@ def test_restoring_the_state_continues_bit_exactly() -> None:
     second.restore(first.state())
     for _ in range(3):
         second.train_step(tokens())
-    assert torch.equal(whole.sae.W_dec_FD, second.sae.W_dec_FD)
+    assert torch.equal(whole.sae.W_dec_FE, second.sae.W_dec_FE)
     assert torch.equal(whole.sae.W_enc_FD, second.sae.W_enc_FD)
 
 

@@ -1,0 +1,110 @@
+"""What a training leaves: measurements on held-out tokens, and the autoencoders as artifacts."""
+
+from pathlib import Path
+
+from worker_image import __version__
+from worker_image.contract.events import ArtifactSaved
+from worker_image.contract.jobs import TrainSaeParams
+from worker_image.jobs.train_sae.inputs import Inputs
+from worker_image.jobs.train_sae.learner import Learner
+from worker_image.jobs.train_sae.summary import duration
+from worker_image.reporter import RunContext
+from worker_image.sae.evaluation import Evaluation
+from worker_image.sae.export import sparsify_config, write_json, write_weights
+from worker_image.sae.files import sha256_of
+
+Results = dict[str, float]
+
+
+def export(
+    params: TrainSaeParams,
+    run: RunContext,
+    inputs: Inputs,
+    learners: list[Learner],
+    measured: list[Evaluation] | None,
+    wall_time_s: float,
+) -> Results:
+    """Write every autoencoder's artifacts and announce them; return the results of all.
+
+    ``measured``: on held-out tokens; None when the run ended before it had any.
+
+    One alone lies in ``artifacts/``, several each in ``artifacts/sae_<index>/``; their results are named by index too,
+    ``fvu/2``, and without one stands the mean.
+    """
+    results = []
+    for index, learner in enumerate(learners):
+        found = _results(learner, measured[index] if measured else None) | {"wall_time_s": round(wall_time_s, 3)}
+        results.append(found)
+        folder = run.artifacts if len(learners) == 1 else run.artifacts / f"sae_{index}"
+        folder.mkdir(exist_ok=True)
+        provenance = _provenance(params, inputs, learner)
+        write_weights(learner.trainer.sae, folder / "sae.safetensors")
+        write_json(sparsify_config(learner.trainer.config, provenance), folder / "cfg.json")
+        write_json({**found, **provenance}, folder / "metrics.json")
+        for name, kind in (("sae.safetensors", "sae"), ("cfg.json", "config"), ("metrics.json", "metrics")):
+            _announce(run, folder / name, kind)
+    return joined(results)
+
+
+def result_lines(learners: list[Learner], results: Results) -> list[str]:
+    """What came out, a line for each autoencoder."""
+    lines = []
+    for index, learner in enumerate(learners):
+        ending = f"/{index}" if len(learners) > 1 else ""
+        lines.append(
+            f"done: {learner.label + ': ' if learner.label else ''}held-out fvu {results['fvu' + ending]:.4f} at l0 "
+            f"{results['l0' + ending]:.1f}, dead share {results['dead_share' + ending]:.2%}, "
+            f"{results['alive_features' + ending]:.0f} features alive, {duration(results['wall_time_s'])}"
+        )
+    return lines
+
+
+def joined(found: list[dict[str, float]]) -> dict[str, float]:
+    """Measurements of all learners as one: each by its number, ``fvu/2``, and without one their mean; one alone as it
+    is."""
+    if len(found) == 1:
+        return found[0]
+    means = {}
+    for name in sorted({name for values in found for name in values}):
+        known = [values[name] for values in found if name in values]
+        means[name] = sum(known) / len(known)
+    return means | {f"{name}/{index}": value for index, values in enumerate(found) for name, value in values.items()}
+
+
+def _results(learner: Learner, measured: Evaluation | None) -> Results:
+    trainer, dead = learner.trainer, learner.trainer.dead_count
+    found: Results = {
+        "dead_share": dead / trainer.config.d_sae,
+        "alive_features": trainer.config.d_sae - dead,
+        "steps": trainer.step,
+        "tokens": trainer.tokens_trained,
+    }
+    if measured is not None:
+        found |= measured.values() | {"held_out_tokens": measured.tokens, "held_out_features": measured.fired}
+    if trainer.last_loss is not None:
+        found["train_loss"] = trainer.last_loss
+    return found
+
+
+def _announce(run: RunContext, path: Path, kind: str) -> None:
+    run.emit(
+        ArtifactSaved,
+        path=str(path.relative_to(run.artifacts)),
+        kind=kind,
+        size_bytes=path.stat().st_size,
+        digest=f"sha256:{sha256_of(path)}",
+    )
+    run.log(f"artifact {path} saved")
+
+
+def _provenance(params: TrainSaeParams, inputs: Inputs, learner: Learner) -> dict[str, object]:
+    found: dict[str, object] = {
+        "model": inputs.activations.source.reference,
+        "hookpoint": params.hookpoint,
+        "dataset": inputs.activations.dataset.name,
+        "seed": learner.trainer.config.seed,
+        "saeforge_version": __version__,
+    }
+    if learner.label:
+        found["variant"] = learner.label
+    return found

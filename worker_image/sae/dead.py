@@ -1,0 +1,107 @@
+"""What is done for dead latents: AuxK, ghost gradients, or resampling.
+
+Shapes: B tokens, D = d_in, E = width_out, F = d_sae, S dead latents.
+"""
+
+from collections.abc import Mapping
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from worker_image.sae.metrics import fvu
+from worker_image.sae.model import Output, Sae
+
+_SMALLEST = 1e-6
+"""Keeps ratios of norms finite."""
+
+_RESAMPLED_ENCODER_NORM = 0.2
+"""Length of a resampled latent's encoder row, as a share of the living ones' mean length."""
+
+
+def auxk_loss(sae: Sae, x_BD: Tensor, y_BE: Tensor, out: Output, dead_S: Tensor) -> Tensor:
+    """How badly the ``aux_k`` strongest dead latents of each token predict what the living ones left over
+    (arXiv 2406.04093).
+
+    The residual is detached: dead latents learn from it, living ones are not pulled towards making it easy. With
+    fewer dead latents than ``aux_k`` the loss is scaled down in proportion. A NaN (a residual without variance) is 0.
+    """
+    if not len(dead_S):
+        return x_BD.new_zeros(())
+    residual_BE = (y_BE - out.y_hat_BE).detach()
+    pre_BS, W_dec_SE = _dead_rows(sae, x_BD, dead_S)
+    aux_k = min(sae.config.aux_k, len(dead_S))
+    if aux_k < len(dead_S):
+        top_BK, idx_BK = pre_BS.topk(aux_k, dim=1, sorted=False)
+        acts_BS = torch.zeros_like(pre_BS).scatter(1, idx_BK, top_BK.relu())
+    else:
+        acts_BS = pre_BS.relu()
+    error = fvu(residual_BE, acts_BS @ W_dec_SE)
+    # Not nan_to_num: its gradient would still pass through the division by zero and make every weight NaN.
+    return error * min(len(dead_S) / sae.config.aux_k, 1.0) if error.isfinite() else x_BD.new_zeros(())
+
+
+def ghost_loss(sae: Sae, x_BD: Tensor, y_BE: Tensor, out: Output, dead_S: Tensor, reconstruction: Tensor) -> Tensor:
+    """Ghost gradients (Anthropic's circuits update of January 2024): dead latents, through an exponential instead of
+    their ReLU, predict the residual at half its length.
+
+    The lengths are detached, and the loss is rescaled to be as large as ``reconstruction``, so only its direction
+    counts. AuxK serves better; the field has given this one up.
+    """
+    if not len(dead_S):
+        return x_BD.new_zeros(())
+    residual_BE = (y_BE - out.y_hat_BE).detach()
+    pre_BS, W_dec_SE = _dead_rows(sae, x_BD, dead_S)
+    # Any factor of a token's activations cancels in the scaling below: this one keeps the exponential in range.
+    ghost_BE = torch.exp(pre_BS - pre_BS.detach().amax(1, keepdim=True)) @ W_dec_SE
+    residual_norm_B1 = residual_BE.norm(dim=1, keepdim=True)
+    scale_B1 = residual_norm_B1 / (_SMALLEST + 2 * ghost_BE.detach().norm(dim=1, keepdim=True))
+    error = ((ghost_BE * scale_B1 - residual_BE).square() / residual_norm_B1.clamp_min(_SMALLEST)).mean()
+    return error * (reconstruction / (error + _SMALLEST)).detach()
+
+
+@torch.no_grad()
+def resample(
+    sae: Sae, moments: Mapping[str, Mapping[str, Tensor]], x_BD: Tensor, y_BE: Tensor, dead_S: Tensor, seed: int
+) -> None:
+    """Point dead latents at tokens that are reconstructed badly (Anthropic, Towards Monosemanticity, 2023).
+
+    Tokens are drawn with probability in proportion to their squared error. The latent decodes to the token's residual
+    direction and looks for its input's; its optimiser moments (``moments``: parameter name -> name -> (F, ...)) and
+    bias start afresh. The draw depends on ``seed`` alone.
+    """
+    if not len(dead_S):
+        return
+    out = sae(x_BD)
+    residual_BE = y_BE - out.y_hat_BE
+    error_B = residual_BE.square().sum(1).double().cpu()
+    if not error_B.isfinite().all() or error_B.sum() == 0:
+        return
+    generator = torch.Generator().manual_seed(seed)
+    drawn_S = torch.multinomial(error_B, len(dead_S), replacement=True, generator=generator).to(x_BD.device)
+    W_dec_FE, W_enc_FD = sae.W_dec_FE, sae.encoder_FD
+    alive_F = torch.ones(sae.config.d_sae, dtype=torch.bool, device=x_BD.device)
+    alive_F[dead_S] = False
+    lengths_F = W_enc_FD.norm(dim=1)
+    length = lengths_F[alive_F].mean() if alive_F.any() else lengths_F.mean()
+    W_dec_FE[dead_S] = functional.normalize(residual_BE[drawn_S], dim=1) * sae.initial_norm
+    if not sae.config.tied_weights:
+        W_enc_FD[dead_S] = functional.normalize(sae.centred(x_BD)[drawn_S], dim=1) * length * _RESAMPLED_ENCODER_NORM
+    for name, parameter in sae.named_parameters():
+        if len(parameter) != sae.config.d_sae or name.endswith(("_D", "_E", "_ED")):
+            continue
+        if name == "b_enc_F":
+            parameter[dead_S] = 0
+        for moment in moments.get(name, {}).values():
+            if moment.shape == parameter.shape:
+                moment[dead_S] = 0
+
+
+def _dead_rows(sae: Sae, x_BD: Tensor, dead_S: Tensor) -> tuple[Tensor, Tensor]:
+    """The dead latents' pre-activations (B, S) and decoder rows (S, E), densely.
+
+    Autograd scatters their gradients back; the living latents are not touched.
+    """
+    W_enc_SD = sae.encoder_FD.index_select(0, dead_S)
+    pre_BS = functional.linear(sae.centred(x_BD), W_enc_SD, sae.b_enc_F[dead_S])
+    return pre_BS, sae.W_dec_FE.index_select(0, dead_S)

@@ -1,0 +1,80 @@
+"""Measuring an autoencoder on tokens it was not trained on. Measuring changes nothing.
+
+Shapes: B tokens of a batch, N tokens in all, D = d_in, E = width_out, F = d_sae.
+"""
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from worker_image.sae.metrics import squared_error
+from worker_image.sae.model import Sae
+
+DENSE_SHARE = 0.1
+"""A latent that fires for more than this share of tokens is dense."""
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """Quality of an autoencoder on held-out tokens."""
+
+    fvu: float
+    """Sum of squared errors over that from the mean of all tokens."""
+    l0: float
+    """Mean number of active latents per token."""
+    firings_F: Tensor
+    """For how many tokens each latent was active: int64, on the CPU."""
+    tokens: int
+
+    @property
+    def explained_variance(self) -> float:
+        """1 - FVU."""
+        return 1.0 - self.fvu
+
+    def values(self) -> dict[str, float]:
+        """Metric name -> value."""
+        return {
+            "fvu": self.fvu,
+            "explained_variance": self.explained_variance,
+            "l0": self.l0,
+            "dense_share": self.dense_share,
+        }
+
+    @property
+    def fired(self) -> int:
+        """Latents that fired at least once."""
+        return int((self.firings_F > 0).sum())
+
+    @property
+    def dense_share(self) -> float:
+        """Share of latents that fire for more than ``DENSE_SHARE`` of tokens."""
+        return float((self.firings_F > DENSE_SHARE * self.tokens).double().mean())
+
+
+@torch.no_grad()
+def evaluate(
+    sae: Sae, x_ND: Tensor, batch_tokens: int, y_NE: Tensor | None = None, *, deployed: bool = False
+) -> Evaluation:
+    """Measure ``sae`` on all of ``x_ND``, a batch at a time; sums are kept in float64.
+
+    ``y_NE``: what a transcoder is to predict. ``deployed``: as the autoencoder is used after training.
+    """
+    target_NE = x_ND if y_NE is None else y_NE
+    like = sae.b_dec_E
+    mean_E = target_NE.double().mean(0).to(like)
+    error = variance = active = 0.0
+    firings_F = torch.zeros(sae.config.d_sae, dtype=torch.int64)
+    batches: Iterable[tuple[Tensor, Tensor]] = zip(x_ND.split(batch_tokens), target_NE.split(batch_tokens), strict=True)
+    for x_BD, y_BE in batches:
+        x_BD, y_BE = x_BD.to(like), y_BE.to(like)
+        out = sae(x_BD, deployed=deployed)
+        error += squared_error(y_BE, out.y_hat_BE).item()
+        variance += squared_error(y_BE, mean_E).item()
+        active += float(out.code.n_active)
+        firings_F += out.code.firings_F.cpu()
+    tokens = x_ND.shape[0]
+    return Evaluation(
+        fvu=error / variance if variance else float("nan"), l0=active / tokens, firings_F=firings_F, tokens=tokens
+    )

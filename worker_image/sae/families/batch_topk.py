@@ -1,0 +1,41 @@
+"""BatchTopK: the k B largest pre-activations of a batch of B tokens (arXiv 2412.06410).
+
+Shapes: B tokens, D = d_in, F = d_sae, N active positions.
+"""
+
+import torch
+from torch import Tensor
+
+from worker_image.sae.code import Code, Places, encode_above
+from worker_image.sae.model import Sae
+from worker_image.sae.sparse import pre_at, select_batch_topk
+
+
+class BatchTopKSae(Sae):
+    """acts = ReLU(pre) at the k B largest of the batch; deployed, wherever pre exceeds ``threshold``.
+
+    ``threshold`` is one number, not a number until it has been calibrated on held-out activations.
+    """
+
+    threshold: Tensor
+
+    def add_parameters(self, device: torch.device | str) -> None:
+        self.register_buffer("threshold", torch.full((), float("nan"), device=device))
+
+    def encode(self, x_BD: Tensor, *, deployed: bool = False) -> Code:
+        return self._above_threshold(x_BD) if deployed else self._largest_of_batch(x_BD)
+
+    def _largest_of_batch(self, x_BD: Tensor) -> Code:
+        selecting_FD = self.selecting_FD
+        weights_FD = self.encoder_FD if selecting_FD is None else selecting_FD
+        n_kept = self.config.k * len(x_BD)
+        pattern, found_N = select_batch_topk(x_BD, weights_FD, self.b_enc_F, n_kept)
+        pre_N = pre_at(x_BD, self.encoder_FD, self.b_enc_F, pattern, found_N if selecting_FD is None else None)
+        return Code(torch.relu(pre_N), pre_N, Places((len(x_BD), self.config.d_sae), pattern))
+
+    def _above_threshold(self, x_BD: Tensor) -> Code:
+        if self.threshold.isnan():
+            raise RuntimeError("the threshold is not calibrated yet")
+        floor_F = self.threshold.clamp_min(0).expand(self.config.d_sae)
+        pre_P, places = encode_above(x_BD, self.encoder_FD, self.b_enc_F, floor_F)
+        return Code(pre_P * (pre_P > self.threshold.clamp_min(0)), pre_P, places)

@@ -1,0 +1,41 @@
+"""Gated: which latents are active is decided apart from how much (arXiv 2404.16014).
+
+Shapes: B tokens, D = d_in, E = width_out, F = d_sae, P places of active latents.
+"""
+
+import torch
+from torch import Tensor, nn
+
+from worker_image.sae.code import Code, encode_above
+from worker_image.sae.model import FamilyLoss, Output, Sae, mean_squared_error
+
+
+class GatedSae(Sae):
+    """pi = W_enc (x - b_dec) + b_gate; acts = 1[pi > 0] ReLU(exp(r_mag) * (W_enc (x - b_dec)) + b_mag).
+
+    Loss: squared error + lambda * sum_f ReLU(pi_f) + squared error of decoding ReLU(pi) with a frozen decoder, the last
+    two of which teach the gate. In units in which activations are 1 long. ``b_enc_F`` is the gate's bias.
+    """
+
+    def add_parameters(self, device: torch.device | str) -> None:
+        self.r_mag_F = nn.Parameter(torch.zeros(self.config.d_sae, device=device))
+        self.b_mag_F = nn.Parameter(torch.zeros(self.config.d_sae, device=device))
+
+    def encode(self, x_BD: Tensor, *, deployed: bool = False) -> Code:
+        floor_F = torch.zeros_like(self.b_enc_F)
+        gate_P, places = encode_above(x_BD, self.encoder_FD, self.b_enc_F, floor_F, self.selecting_FD)
+        projected_P = gate_P - places.of_latents(self.b_enc_F)
+        magnitude_P = projected_P * places.of_latents(self.r_mag_F.exp()) + places.of_latents(self.b_mag_F)
+        return Code(torch.relu(magnitude_P) * (gate_P > 0), gate_P, places)
+
+    def losses(self, x_BD: Tensor, y_BE: Tensor, out: Output, dead_S: Tensor) -> FamilyLoss:
+        gate_P = torch.relu(out.code.pre_P)
+        frozen_BE = out.code.decode(self.W_dec_FE.detach(), gate_P) + self.b_dec_E.detach()
+        if self.config.skip_connection:
+            frozen_BE = frozen_BE + self.skipped(x_BD).detach()
+        per_length = 1 / self.input_norm
+        return FamilyLoss(
+            reconstruction=mean_squared_error(y_BE, out.y_hat_BE) * per_length**2,
+            sparsity=gate_P.sum() / len(x_BD) * per_length,
+            extra=mean_squared_error(y_BE, frozen_BE) * per_length**2,
+        )

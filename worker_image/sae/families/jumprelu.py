@@ -1,0 +1,127 @@
+"""JumpReLU: a learned threshold for each latent, trained through straight-through estimators (arXiv 2407.14435).
+
+Shapes: B tokens, D = d_in, E = width_out, F = d_sae, P places of active latents, S dead latents.
+"""
+
+import math
+
+import torch
+from torch import Tensor, nn
+from torch.autograd.function import once_differentiable
+from torch.nn import functional
+
+from worker_image.sae.code import Code, encode_above
+from worker_image.sae.config import SaeConfig
+from worker_image.sae.metrics import fvu
+from worker_image.sae.model import FamilyLoss, Output, Sae, mean_squared_error
+
+DEFAULT_TARGET_L0 = 32.0
+"""What the quadratic recipe aims for when nobody says."""
+
+_PRE_ACTIVATION_WEIGHT = 3e-6
+_TANH_STEEPNESS = 4.0
+
+
+class JumpReluSae(Sae):
+    """acts = pre * H(pre - theta), theta = exp(log_threshold) > 0.
+
+    *quadratic* (arXiv 2407.14435): FVU + lambda (L0 / target - 1)^2, decoder rows of length 1, in units in which
+    activations are 1 long. *tanh* (Anthropic's circuits update of January 2025): squared error + lambda * sum_f
+    tanh(4 acts_f ||W_dec_f||) + a small pull of dead latents' pre-activations towards their thresholds, in units in
+    which activations are sqrt(D) long. Thresholds stay float32 whatever the weights are.
+    """
+
+    def __init__(self, config: SaeConfig, device: torch.device | str = "cpu") -> None:
+        self.unit_norm = config.is_quadratic
+        self.initial_norm = 1.0 if config.is_quadratic else 0.1
+        super().__init__(config, device)
+
+    def add_parameters(self, device: torch.device | str) -> None:
+        start = self.config.jumprelu_threshold or (1e-3 if self.config.is_quadratic else 0.1)
+        self.log_threshold_F = nn.Parameter(
+            torch.full((self.config.d_sae,), math.log(start), device=device, dtype=torch.float32)
+        )
+
+    @property
+    def threshold_F(self) -> Tensor:
+        """theta, in the units of the activations."""
+        return self.log_threshold_F.exp() / self._per_length
+
+    @property
+    def bandwidth(self) -> Tensor:
+        """Width over which the threshold's gradient is estimated, in the units of the activations."""
+        width = self.config.jumprelu_bandwidth or (1e-3 if self.config.is_quadratic else 2.0)
+        return width / self._per_length
+
+    @property
+    def _per_length(self) -> Tensor:
+        """Turns the activations' units into the recipe's."""
+        return (1.0 if self.config.is_quadratic else math.sqrt(self.config.d_in)) / self.input_norm
+
+    def encode(self, x_BD: Tensor, *, deployed: bool = False) -> Code:
+        # Below its threshold a latent still teaches it, half a width far.
+        floor_F = self.threshold_F.detach()
+        if not deployed:
+            floor_F = floor_F - self.bandwidth / 2
+        pre_P, places = encode_above(x_BD, self.encoder_FD, self.b_enc_F, floor_F, self.selecting_FD)
+        theta_P = places.of_latents(self.threshold_F)
+        return Code(_JumpRelu.apply(pre_P, theta_P, self.bandwidth), pre_P, places)
+
+    def losses(self, x_BD: Tensor, y_BE: Tensor, out: Output, dead_S: Tensor) -> FamilyLoss:
+        code = out.code
+        if self.config.is_quadratic:
+            theta_P = code.places.of_latents(self.threshold_F)
+            l0 = _Step.apply(code.pre_P, theta_P, self.bandwidth).sum() / len(x_BD)
+            target = self.config.target_l0 or DEFAULT_TARGET_L0
+            return FamilyLoss(fvu(y_BE, out.y_hat_BE), sparsity=(l0 / target - 1).square())
+        norms_P = code.places.of_latents(self.decoder_norm_F)
+        saturating_P = torch.tanh(_TANH_STEEPNESS * code.acts_P * norms_P * self._per_length)
+        return FamilyLoss(
+            reconstruction=mean_squared_error(y_BE, out.y_hat_BE) * self._per_length**2,
+            sparsity=saturating_P.sum() / len(x_BD),
+            extra=self._pull_of_dead(x_BD, dead_S) if len(dead_S) else None,
+        )
+
+    def _pull_of_dead(self, x_BD: Tensor, dead_S: Tensor) -> Tensor:
+        """How far dead latents stay below their thresholds, weighed by decoder norm, per token."""
+        pre_BS = functional.linear(self.centred(x_BD), self.encoder_FD[dead_S], self.b_enc_F[dead_S])
+        missing_BS = torch.relu(self.threshold_F[dead_S] - pre_BS) * self.decoder_norm_F[dead_S]
+        return _PRE_ACTIVATION_WEIGHT * missing_BS.sum() / len(x_BD) * self._per_length
+
+
+def _near(pre_P: Tensor, theta_P: Tensor, width: Tensor) -> Tensor:
+    """Whether a pre-activation is within half a width of its threshold: the rectangle kernel's support."""
+    return (pre_P - theta_P).abs() < width / 2
+
+
+class _JumpRelu(torch.autograd.Function):
+    """pre * H(pre - theta); d/dtheta = -(theta / width) rect((pre - theta) / width)."""
+
+    @staticmethod
+    def forward(ctx, pre_P, theta_P, width):  # type: ignore[no-untyped-def]
+        ctx.save_for_backward(pre_P, theta_P, width)
+        return pre_P * (pre_P > theta_P)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx, dacts_P):  # type: ignore[no-untyped-def]
+        pre_P, theta_P, width = ctx.saved_tensors
+        dpre_P = dacts_P * (pre_P > theta_P)
+        dtheta_P = -(theta_P / width) * _near(pre_P, theta_P, width) * dacts_P
+        return dpre_P, dtheta_P.sum_to_size(theta_P.shape), None
+
+
+class _Step(torch.autograd.Function):
+    """H(pre - theta); d/dtheta = -(1 / width) rect((pre - theta) / width), nothing flows to ``pre``."""
+
+    @staticmethod
+    def forward(ctx, pre_P, theta_P, width):  # type: ignore[no-untyped-def]
+        ctx.save_for_backward(pre_P, theta_P, width)
+        return (pre_P > theta_P).to(pre_P.dtype)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx, dstep_P):  # type: ignore[no-untyped-def]
+        pre_P, theta_P, width = ctx.saved_tensors
+        dtheta_P = -(1 / width) * _near(pre_P, theta_P, width) * dstep_P
+        return None, dtheta_P.sum_to_size(theta_P.shape), None
