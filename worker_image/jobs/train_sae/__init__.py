@@ -43,4 +43,4 @@ def _train(training: Training) -> None:
             training.checkpoints.settle(training.params)
         raise
     finally:
-        inputs.batches.close()
+        training.batches.close()
