@@ -37,7 +37,7 @@ lint:
 
 bench: ## Measure how fast the orchestrator is, on a quiet machine; ONLY="submit idle" runs some of benchmarks/.
 	@scripts/install dev
-	@for name in $(or $(ONLY),submit planner launch reattach idle logs metrics); do $(BIN)/python -m benchmarks.$$name || exit 1; done
+	@for name in $(or $(ONLY),submit planner launch reattach idle logs metrics checkpoint); do $(BIN)/python -m benchmarks.$$name || exit 1; done
 
 up: ## Start the orchestrator and the dashboard; jobs run in containers, or as processes where no engine answers.
 	@if $(engine_answers); then $(MAKE) --no-print-directory image; else scripts/install all; fi

@@ -10,6 +10,7 @@ import streamlit as st
 from dashboard import components, connection, markup
 from dashboard.quantities import ago, clock, duration, measured, size, time_of_day
 from dashboard.resource_charts import RESOURCE_POINTS, resource_charts
+from dashboard.steering import change_parameters
 from orchestrator.client import Client
 from orchestrator.domain import ACTIVE, TERMINAL
 from orchestrator.errors import InvalidInput, NotFound, OrchestratorError
@@ -28,6 +29,8 @@ MOST_DOWNLOAD_BYTES = 2_000_000_000
 
 ACTIONS: dict[str, tuple[str, str, str]] = {
     "checkpoint": ("Checkpoint now", ":material/save:", "Write a checkpoint and go on"),
+    "validate": ("Validate now", ":material/fact_check:", "Measure on the held-out tokens and go on"),
+    "set_parameters": ("Change…", ":material/tune:", "Learning rate, coefficients and intervals of the running job"),
     "pause": ("Pause", ":material/pause:", "Write a checkpoint and free the GPU; resume continues from it"),
     "resume": ("Resume", ":material/play_arrow:", "Queue it again; it continues from its last checkpoint"),
     "stop": ("Stop", ":material/stop:", "Write a final checkpoint and the artifacts so far, then end"),
@@ -53,6 +56,7 @@ def act(action: str, job: JobDetail) -> None:
     client = connection.client()
     calls: dict[str, Callable[[Any], JobDetail | None]] = {
         "checkpoint": client.checkpoint,
+        "validate": client.validate,
         "pause": client.pause,
         "resume": client.resume,
         "stop": client.stop,
@@ -120,7 +124,9 @@ def actions(job: JobDetail, online: bool) -> None:
             continue
         allowed = online and action in available
         if st.button(label, key=f"do-{action}", icon=icon, help=meaning, disabled=not allowed):
-            if action in CONFIRM:
+            if action == "set_parameters":
+                change_parameters(job)
+            elif action in CONFIRM:
                 confirm(action, job)
             else:
                 act(action, job)
@@ -206,15 +212,19 @@ def checkpoints(client: Client, job: JobDetail) -> str:
         return markup.empty("No checkpoint yet", "Written by interval, on command, on pause, on stop and at the end.")
     rows = [
         [
-            f"{escape(one.name)}<small>{escape(one.reason)}, attempt {one.attempt}</small>",
+            f"{escape(one.name)}{' ★ best' if one.best else ''}"
+            f"<small>{escape(one.reason)}, attempt {one.attempt}</small>",
             measured("loss", one.loss),
+            measured("loss", one.held_out_loss),
             size(one.size_bytes),
             f"<code>{escape(one.digest.removeprefix('sha256:')[:10])}</code>",
             ago(one.created_at),
         ]
         for one in sorted(found, key=lambda one: (one.attempt, one.step), reverse=True)
     ]
-    return markup.table(["checkpoint", "#loss", "#size", "sha256", "saved"], rows, label="Checkpoints")
+    return markup.table(
+        ["checkpoint", "#loss", "#held-out loss", "#size", "sha256", "saved"], rows, label="Checkpoints"
+    )
 
 
 def commands(job: JobDetail) -> str:

@@ -7,6 +7,7 @@ import sys
 import pytest
 
 RUNS = {
+    "checkpoint": ("--parameters", "100000"),
     "idle": ("--seconds", "0.2", "--jobs", "0"),
     "planner": ("--jobs", "300", "--stored", "500"),
     "logs": ("--no-engine", "--lines", "5", "--burst-s", "0.1", "--jobs", "3", "--viewers-each", "2", "--rounds", "1"),

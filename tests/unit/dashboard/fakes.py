@@ -14,6 +14,8 @@ from orchestrator.domain import JobStatus, Resources
 from orchestrator.errors import NotFound, OrchestratorError
 from orchestrator.views import (
     ArtifactView,
+    CheckpointView,
+    DifferenceView,
     EventPage,
     GpuView,
     Health,
@@ -26,6 +28,7 @@ from orchestrator.views import (
     MetricPoint,
     MetricSeries,
     ModelView,
+    ParameterChanges,
     ResourceHistory,
     ResourcePoint,
     SystemStatus,
@@ -81,6 +84,10 @@ class FakeClient:
         self.submissions: list[dict[str, Any]] = []
         self.gpus: list[GpuView] = []
         self.traces: dict[str, TraceView] = {}
+        self.refusal_of_changes: OrchestratorError | None = None
+        self.in_force: dict[str, Any] = {}
+        """What became of parameters while jobs ran."""
+        self.kept: list[CheckpointView] = []
         self.saes: list[ArtifactView] = []
         self.log = {1: "first\nsecond\n"}
 
@@ -121,6 +128,7 @@ class FakeClient:
             JobTypeView(
                 type=name, title=model.title, description=model.__doc__ or "", parameters=model.model_json_schema(),
                 commands=sorted(model.commands), resumable=model.resumable, uses_gpu=model.uses_gpu,
+                live=sorted(model.live),
             )
             for name, model in JOB_TYPES.items()
         ]  # fmt: skip
@@ -154,8 +162,22 @@ class FakeClient:
             raise self.refusal
         return self.held[job_id]
 
+    def set_parameters(self, job_id: UUID, params: dict[str, Any], *, dry_run: bool = False) -> ParameterChanges:
+        self._reach()
+        if self.refusal_of_changes and params.get("lr"):
+            raise self.refusal_of_changes
+        if not dry_run:
+            self.calls.append(("set_parameters", params))
+        now = self.held[job_id].params | self.in_force
+        differing = [
+            DifferenceView(name=name, now=now[name], wanted=value, applies="now")
+            for name, value in params.items()
+            if value != now[name]
+        ]
+        return ParameterChanges(differences=differing, command_id=None if dry_run else uuid4())
+
     def __getattr__(self, name: str) -> Callable[..., Any]:
-        if name in {"pause", "resume", "stop", "checkpoint", "cancel", "restart", "purge"}:
+        if name in {"pause", "resume", "stop", "checkpoint", "validate", "cancel", "restart", "purge"}:
             return lambda job_id: self._act(name, job_id)
         raise AttributeError(name)
 
@@ -182,9 +204,9 @@ class FakeClient:
             attempt=attempt, offset=offset, next_offset=offset + len(data), size_bytes=len(content), data=data.decode()
         )
 
-    def checkpoints(self, job_id: Any) -> list[Any]:
+    def checkpoints(self, job_id: Any) -> list[CheckpointView]:
         self._reach()
-        return []
+        return self.kept
 
     def artifacts(self, job_id: Any) -> list[Any]:
         self._reach()

@@ -10,7 +10,16 @@ from streamlit.testing.v1 import AppTest
 from dashboard import connection
 from orchestrator.domain import EndReason, JobStatus
 from orchestrator.errors import InvalidInput, StateConflict
-from orchestrator.views import ArtifactView, CommandView, FailureView, GpuProcessView, GpuView, TraceView, WaitView
+from orchestrator.views import (
+    ArtifactView,
+    CheckpointView,
+    CommandView,
+    FailureView,
+    GpuProcessView,
+    GpuView,
+    TraceView,
+    WaitView,
+)
 from tests.unit.dashboard.fakes import NOW, FakeClient, html_of, make_job
 
 OpenPage = Callable[..., AppTest]
@@ -221,6 +230,62 @@ def test_pause_is_asked_for_at_once(open_page: OpenPage, fake: FakeClient) -> No
     app = open_page("job", job=hold(fake))
     button(app, "do-pause").click().run()
     assert [call[0] for call in fake.calls] == ["pause"]
+
+
+def live_job(fake: FakeClient) -> str:
+    params = {"model": "tiny", "lr": None, "log_every_steps": 10, "k": 16}
+    return hold(fake, params=params, available_actions=["set_parameters"])
+
+
+def test_a_running_jobs_live_parameters_are_asked_for_as_they_are_in_force(
+    open_page: OpenPage, fake: FakeClient
+) -> None:
+    fake.in_force = {"lr": 0.001}
+    app = open_page("job", job=live_job(fake))
+    button(app, "do-set_parameters").click().run()
+    shown = {found.key: found.value for found in app.text_input if found.key.startswith("live-")}
+    assert shown == {"live-lr": "0.001", "live-log_every_steps": "10"}
+    assert button(app, "live-apply").disabled
+
+
+def dialog(fake: FakeClient, **texts: str) -> AppTest:
+    """The dialog alone, with these texts typed into it: a test draws the whole page anew, which closes dialogs."""
+
+    def page(job: object) -> None:
+        from dashboard.steering import change_parameters
+
+        change_parameters(job)
+
+    app = AppTest.from_function(page, args=(fake.job(live_job(fake)),)).run()
+    for name, text in texts.items():
+        next(found for found in app.text_input if found.key == f"live-{name}").set_value(text).run()
+    return app
+
+
+def test_a_change_shows_what_differs_before_it_is_asked_for(fake: FakeClient) -> None:
+    app = dialog(fake, lr="1e-4")
+    assert "What differs" in html_of(app)
+    assert not fake.calls
+    button(app, "live-apply").click().run()
+    assert fake.calls == [("set_parameters", {"lr": 1e-4})]
+
+
+def test_a_change_that_is_refused_says_why(fake: FakeClient) -> None:
+    fake.refusal_of_changes = InvalidInput("params.lr: too high", field="params.lr")
+    assert "oo high" in dialog(fake, lr="7").error[0].value
+
+
+def test_the_best_checkpoint_is_marked(open_page: OpenPage, fake: FakeClient) -> None:
+    fake.kept = [
+        CheckpointView(
+            attempt=1, name=name, step=1, loss=0.5, held_out_loss=0.25, best=best, size_bytes=1, digest="sha256:0",
+            reason="interval", created_at=NOW, path="/",
+        )
+        for name, best in (("step_1", False), ("step_2", True))
+    ]  # fmt: skip
+    html = html_of(open_page("job", job=hold(fake)))
+    assert "step_2 ★ best" in html
+    assert "step_1 ★" not in html
 
 
 @pytest.mark.parametrize("action", ["cancel", "stop", "purge"])
