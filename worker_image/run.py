@@ -49,14 +49,18 @@ def prepare_environment(spec: RunSpec) -> None:
     os.environ["HF_HUB_DISABLE_TELEMETRY"] = "1"
     os.environ["HF_HUB_DISABLE_PROGRESS_BARS"] = "1"
     os.environ["TRANSFORMERS_VERBOSITY"] = "error"
+    home, temporary = Path("~").expanduser(), Path(tempfile.gettempdir())
     if not spec.params.network:
         os.environ["HF_HUB_OFFLINE"] = "1"
+    elif spec.cache is not None and home == temporary:
+        # A container's home is small and in memory; what one job fetches the next one finds here.
+        os.environ.setdefault("HF_HOME", str(Path(spec.cache) / "hub"))
     if spec.cpus is not None:
         threads = str(max(1, int(spec.cpus)))
         os.environ["OMP_NUM_THREADS"] = threads
         os.environ["RAYON_NUM_THREADS"] = threads
-    if not os.access(Path("~").expanduser(), os.W_OK):
-        os.environ.setdefault("HF_HOME", str(Path(tempfile.gettempdir()) / "huggingface"))
+    if not os.access(home, os.W_OK):
+        os.environ.setdefault("HF_HOME", str(temporary / "huggingface"))
 
 
 def failure_of(error: BaseException) -> Failure:

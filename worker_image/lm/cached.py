@@ -5,7 +5,7 @@ Shapes: B = batch_size tokens, W = width of all hookpoints side by side.
 
 import queue
 import threading
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Generator, Iterator, Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -52,7 +52,7 @@ class CachedPart:
         parts = [entry.gather(rows) for entry in self.entries.values()]
         return parts[0] if len(parts) == 1 else torch.cat(parts, dim=1)
 
-    def fill(self, harvester: Callable[[], Harvester], idle: Callable[[], None]) -> Iterator[int]:
+    def fill(self, harvester: Callable[[], Harvester], idle: Callable[[], None]) -> Generator[int]:
         """Harvest what is missing; see ``fill``."""
         if not self.filled:
             yield from fill(self.entries, self.stream, harvester, self.rows, idle)
@@ -100,6 +100,7 @@ class CachedBatches:
             self._batch = _batch_of(position, self._keys)
         self._order: Order | None = None
         self._ahead: _ReadAhead | None = None
+        self._filling: Generator[int] | None = None
         self._clock = StallClock()
         self.harvested = 0
         self.distinct_tokens: int | None = None
@@ -147,7 +148,8 @@ class CachedBatches:
             return
         assert self._harvester is not None
         for part in (self._held_out, self._training):
-            for tokens in part.fill(self._harvester, idle):
+            self._filling = part.fill(self._harvester, idle)
+            for tokens in self._filling:
                 self.harvested += tokens
                 yield tokens
         self._harvester = None
@@ -183,6 +185,9 @@ class CachedBatches:
     def close(self) -> None:
         if self._ahead:
             self._ahead.close()
+        if self._filling:
+            # Now, not when nobody refers to it any more: it keeps what it harvested, and lets others write.
+            self._filling.close()
         self._harvester = None
         self._training.close()
         self._held_out.close()

@@ -3,7 +3,7 @@
 Shapes: N rows, D = width of one hookpoint.
 """
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Generator, Iterator, Mapping
 from contextlib import ExitStack
 
 import torch
@@ -37,11 +37,11 @@ def fill(
     harvester: Callable[[], Harvester],
     rows: int,
     idle: Callable[[], None] = lambda: None,
-) -> Iterator[int]:
+) -> Generator[int]:
     """Have each entry hold ``rows``, or all there are; yields how many each pass of the language model gave.
 
     ``harvester`` is asked for only when something is missing. ``idle`` is called while another job writes one of the
-    entries; what it wrote is not harvested again. Ending early keeps what was harvested in whole chunks.
+    entries; what it wrote is not harvested again. Closing it keeps what was harvested in whole chunks.
 
     Raises:
         UserError: the activations cannot be had, or find no room.

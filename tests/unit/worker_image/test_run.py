@@ -15,6 +15,7 @@ from worker_image.contract.events import CheckpointSaved, Finished, Metrics, Sta
 from worker_image.contract.jobs import TrainSaeParams
 from worker_image.contract.launch import DISK_FULL_EXIT_CODE
 from worker_image.contract.rundir import RunDir, RunSpec
+from worker_image.run import prepare_environment
 
 ROOT = Path(__file__).parents[3]
 
@@ -134,3 +135,16 @@ def test_when_not_even_the_last_word_can_be_written_the_exit_code_says_why(
         file.unlink()
         file.symlink_to("/dev/full")
     assert start(run_dir).wait(60) == DISK_FULL_EXIT_CODE
+
+
+@pytest.mark.parametrize(
+    ("network", "home", "wanted"), [(True, "/tmp", "/cache/hub"), (True, str(ROOT), None), (False, "/tmp", None)]
+)
+def test_what_a_container_fetches_from_the_hub_is_kept_beside_the_cache(
+    params: TrainSaeParams, monkeypatch: pytest.MonkeyPatch, network: bool, home: str, wanted: str | None
+) -> None:
+    monkeypatch.setattr(os, "environ", {"HOME": home})
+    monkeypatch.setattr("tempfile.gettempdir", lambda: "/tmp")
+    asked = params.model_copy(update={"network": network})
+    prepare_environment(RunSpec(job_id=uuid4(), attempt=1, name="test", params=asked, cache="/cache"))
+    assert os.environ.get("HF_HOME") == wanted

@@ -2,6 +2,7 @@
 
 import json
 import time
+from contextlib import closing
 
 import torch
 from safetensors.torch import save
@@ -73,8 +74,9 @@ class Harvesting:
         """Harvest what is missing, then tell what is there."""
         self._pace.start()
         for part in (self._held_out, self._training):
-            for tokens in part.fill(self._activations.harvester, self._wait):
-                self._advance(tokens)
+            with closing(part.fill(self._activations.harvester, self._wait)) as filling:
+                for tokens in filling:
+                    self._advance(tokens)
         self._report(final=True)
         results = self._conclude()
         self._run.log(

@@ -219,7 +219,6 @@ def test_an_interrupted_harvest_is_not_begun_again(
     harvesting = first.prepare(nothing)
     while first.harvested < 250:
         next(harvesting)
-    harvesting.close()  # type: ignore[attr-defined]
     first.close()
     second = batches_of(opened(), FEEDING, cache)
     assert 0 < second.to_harvest <= 400 - (250 - 50 - 64)
