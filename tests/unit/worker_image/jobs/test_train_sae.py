@@ -104,18 +104,39 @@ def assert_same_weights(one: RecordingRun, other: RecordingRun) -> None:
         assert torch.equal(tensor, weights(other)[name]), name
 
 
-BUFFERS = pytest.mark.parametrize("buffer_tokens", [100_000, 300], ids=["all fits", "generations"])
+SOURCES = pytest.mark.parametrize(
+    "source",
+    [
+        {"cache": "on"},
+        {"cache": "on", "buffer_tokens": 300, "prefetch": "on", "activation_dtype": "bfloat16"},
+        {"cache": "off"},
+        {"cache": "off", "buffer_tokens": 300, "normalisation": "standardise"},
+        {"cache": "off", "buffer_tokens": 300, "prefetch": "on", "packing": True},
+    ],
+    ids=["cached", "cached, windows, ahead", "one buffer", "buffers", "buffers, ahead, packed"],
+)
 
 
-@BUFFERS
-def test_a_resumed_job_ends_bit_for_bit_as_an_uninterrupted_one(job: Job, buffer_tokens: int) -> None:
-    whole = job("whole", buffer_tokens=buffer_tokens)
-    paused = job("paused", once_at(17, pause()), buffer_tokens=buffer_tokens)
+@SOURCES
+def test_a_resumed_job_ends_bit_for_bit_as_an_uninterrupted_one(job: Job, source: dict[str, object]) -> None:
+    whole = job("whole", **source)
+    paused = job("paused", once_at(17, pause()), **source)
     assert paused.finished.outcome == "paused"
-    resumed = job("resumed", resume_from=paused.checkpoints / "step_17", buffer_tokens=buffer_tokens)
+    resumed = job("resumed", resume_from=paused.checkpoints / "step_17", **source)
     assert_same_weights(whole, resumed)
     losses = {event.step: event.values["loss"] for event in reports(whole)}
     assert [event.values["loss"] for event in reports(resumed)] == [losses[step] for step in range(18, 31)]
+
+
+def test_fetching_ahead_changes_nothing_but_the_time(job: Job) -> None:
+    source = {"cache": "off", "buffer_tokens": 300}
+    assert_same_weights(job("ahead", prefetch="on", **source), job("in turn", prefetch="off", **source))
+
+
+def test_the_share_of_time_that_training_waited_is_measured(job: Job) -> None:
+    shares = [event.values["stall_share"] for event in reports(job(cache="off", buffer_tokens=300))]
+    assert all(0 <= share < 1 for share in shares)
+    assert shares[-1] > 0
 
 
 def test_several_autoencoders_learn_from_one_stream_as_each_would_alone(job: Job) -> None:
