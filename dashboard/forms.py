@@ -4,14 +4,16 @@ Pure: knows neither Streamlit nor the API. ``fields`` reads a schema of ``GET /a
 can draw, ``params`` turns the raw answers back into parameters, ``place`` finds the field an API error is about.
 """
 
+import dataclasses
 import json
 import shlex
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
-Kind = Literal["text", "integer", "number", "boolean", "choice", "words", "mapping", "reference"]
-"""How a field is asked for: ``words`` is a list of strings, quoted as in a shell; ``mapping`` is NAME=VALUE lines."""
+Kind = Literal["text", "integer", "number", "boolean", "choice", "several", "words", "mapping", "reference"]
+"""How a field is asked for: ``several`` of given choices; ``words`` is a list of strings or numbers, quoted as in a
+shell; ``mapping`` is NAME=VALUE lines."""
 
 SAFE_INTEGER = 2**53 - 1
 """Largest integer a browser holds exactly; wider bounds are cut to it."""
@@ -43,6 +45,10 @@ class Field:
     """Whether the items of ``words`` or the values of ``mapping`` are JSON, not plain text."""
     description: str = ""
     advanced: bool = False
+    group: str = ""
+    """The section it belongs to; none when empty."""
+    when: Mapping[str, Sequence[Any]] = dataclasses.field(default_factory=dict)
+    """Other fields, and the values of them with which this one means something."""
 
     @property
     def help(self) -> str:
@@ -126,12 +132,14 @@ def _field(name: str, spec: Mapping[str, Any], required: bool) -> Field:
         exclusive="exclusiveMinimum" in spec,
         exclusive_maximum="exclusiveMaximum" in spec,
         recommended=(recommended[0], recommended[1]) if recommended else None,
-        choices=tuple(spec.get("enum", ())),
+        choices=tuple(spec.get("enum", spec.get("items", {}).get("enum", ()))),
         reference=spec.get("x-reference"),
         max_length=spec.get("maxLength"),
         json_values=_items(spec).get("type") != "string",
         description=spec.get("description", ""),
         advanced=not (required or recommended or spec.get("x-basic")),
+        group=spec.get("x-group", ""),
+        when=spec.get("x-when", {}),
     )
 
 
@@ -148,7 +156,7 @@ def _kind(spec: Mapping[str, Any]) -> Kind:
         case "boolean":
             return "boolean"
         case "array":
-            return "words"
+            return "several" if "enum" in spec["items"] else "words"
         case "object":
             return "mapping"
         case _:
@@ -158,6 +166,55 @@ def _kind(spec: Mapping[str, Any]) -> Kind:
 def _items(spec: Mapping[str, Any]) -> Mapping[str, Any]:
     """The schema of what a list or a map holds."""
     found: Mapping[str, Any] = spec.get("items") or spec.get("additionalProperties") or {}
+    return found
+
+
+def controls(form: Iterable[Field]) -> set[str]:
+    """Names of the fields whose answers decide which others apply."""
+    return {name for field in form for name in field.when}
+
+
+def applying(form: Sequence[Field], answers: Mapping[str, Any], varied: Iterable[str] = ()) -> list[Field]:
+    """The fields that mean something with these raw answers; a field that is not answered has its default.
+
+    ``varied`` are fields that stand for several values at once, so that any condition on them is met.
+    """
+    named = {field.name: field for field in form}
+    free = set(varied)
+
+    def value(name: str) -> Any:
+        field = named[name]
+        # One that is not asked for has its default, whatever it was when it still was.
+        return _answered(field, answers.get(name, field.default)) if applies(field) else field.default
+
+    def meets(name: str, wanted: Sequence[Any]) -> bool:
+        if name in free or name not in named:
+            return True
+        actual = value(name)
+        return any(item in wanted for item in actual) if isinstance(actual, list) else actual in wanted
+
+    def applies(field: Field) -> bool:
+        return all(meets(name, wanted) for name, wanted in field.when.items())
+
+    return [field for field in form if applies(field)]
+
+
+def _answered(field: Field, raw: Any) -> Any:
+    """What a raw answer means to conditions; one that cannot be read is not empty."""
+    raw = raw.strip() if isinstance(raw, str) else raw
+    if raw in (None, ""):
+        return None if field.nullable else field.default
+    try:
+        return _parsed(field, raw)
+    except ValueError:
+        return raw
+
+
+def sections(form: Iterable[Field]) -> dict[str, list[Field]]:
+    """The fields by the section they belong to, in the order of the schema."""
+    found: dict[str, list[Field]] = {}
+    for field in form:
+        found.setdefault(field.group or "Advanced", []).append(field)
     return found
 
 
@@ -174,7 +231,8 @@ def integer_bounds(field: Field) -> tuple[int | None, int | None]:
 def shown(field: Field, value: Any) -> Any:
     """A parameter's value as its widget shows it; the inverse of reading the answer."""
     if value is None:
-        return None if field.kind in {"integer", "reference", "choice"} else False if field.kind == "boolean" else ""
+        empty: dict[Kind, Any] = {"integer": None, "reference": None, "choice": None, "boolean": False, "several": []}
+        return empty.get(field.kind, "")
     match field.kind:
         case "number":
             return readable(value).replace(" ", "")
@@ -226,6 +284,8 @@ def _parsed(field: Field, raw: Any) -> Any:
             return bool(raw)
         case "words":
             return raw if isinstance(raw, list) else [_read(field, word) for word in _words(raw)]
+        case "several":
+            return list(raw)
         case "mapping":
             if isinstance(raw, Mapping):
                 return dict(raw)

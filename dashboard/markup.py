@@ -8,10 +8,11 @@ from html import escape
 from typing import Any
 from uuid import UUID
 
-from dashboard.quantities import ago, duration, measured, mebibytes
+from dashboard.quantities import ago, duration, measured, mebibytes, size
 from orchestrator.domain import ACTIVE, TERMINAL, JobStatus
 from orchestrator.errors import OrchestratorError
-from orchestrator.views import JobView, SystemStatus
+from orchestrator.views import EstimateView, JobView, SystemStatus
+from orchestrator.views.estimates import PoolView
 
 METRIC_NAMES = {
     "loss": "loss",
@@ -254,6 +255,41 @@ def disk_meter(system: SystemStatus) -> str:
     used_mb = system.disk_total_mb - system.disk_free_mb
     total = f"of {mebibytes(system.disk_total_mb)}"
     return meter("Disk", used_mb, system.disk_total_mb, f"{mebibytes(system.disk_free_mb)} free", total)
+
+
+POOL_NAMES = {"gpu": "GPU memory", "host": "memory", "disk": "disk"}
+
+
+def estimate(found: EstimateView) -> str:
+    """What a job would take: memory, disk, time and cost, and what to lower where there is too little."""
+    rows = [
+        (
+            POOL_NAMES[pool.pool],
+            f"{size(pool.total_bytes)} of {size(pool.limit_bytes or 0)}",
+            escape(", ".join(f"{part.name} {size(part.size_bytes)}" for part in pool.components if part.size_bytes)),
+        )
+        for pool in found.pools
+    ]
+    known = found.measured_jobs
+    rows.append(("time", duration(found.seconds), f"from {known} earlier jobs" if known else "a rough guess"))
+    if found.cost is not None:
+        rows.append(("cost", f"{found.cost:.2f}", f"{found.gpu_hours:.2f} GPU hours"))
+    short = [
+        banner(f"{POOL_NAMES[pool.pool]} does not suffice", _advised(pool), kind="error")
+        for pool in found.pools
+        if not pool.fits
+    ]
+    notes = [banner("Note", warning) for warning in found.warnings]
+    saes = f"{found.saes} SAEs, " if found.saes > 1 else ""
+    title = section("Estimate", f"{saes}{found.d_sae:,} latents on width {found.d_in:,}, on {found.device}")
+    return title + "".join([*short, *notes]) + table(("", "needed", "made up of"), rows, label="Estimate")
+
+
+def _advised(pool: PoolView) -> str:
+    changes = (f"{item.field} to {item.value} (saves {size(item.saves_bytes)})" for item in pool.advice)
+    return (
+        f"Set {', or '.join(changes)}." if pool.advice else "No single parameter brings it down enough: lower several."
+    )
 
 
 def pairs(items: Iterable[tuple[str, Any]]) -> str:

@@ -33,6 +33,8 @@ def ask(field: forms.Field, key: str, value: Any, choices: Sequence[str] = ()) -
         case "choice":
             index = field.choices.index(shown) if shown in field.choices else None
             return st.selectbox(label, field.choices, index=index, **common)
+        case "several":
+            return st.multiselect(label, field.choices, default=shown, **common)
         case "reference":
             names = list(choices) if shown is None or shown in choices else [shown, *choices]
             return st.selectbox(
@@ -49,7 +51,8 @@ def ask(field: forms.Field, key: str, value: Any, choices: Sequence[str] = ()) -
                 label, min_value=low, max_value=high, value=shown, step=1, placeholder=empty_means(field), **common
             )
         case "mapping":
-            return st.text_area(label, value=shown, height=90, placeholder="NAME=VALUE", **common)
+            example = "k=[16, 32, 64]" if field.json_values else "NAME=VALUE"
+            return st.text_area(label, value=shown, height=90, placeholder=example, **common)
         case "words":
             return st.text_area(label, value=shown, height=90, placeholder="sh -c 'echo hello'", **common)
         case _:

@@ -1,6 +1,7 @@
 """Submit: a form for each job type, drawn from its schema."""
 
 import json
+from dataclasses import dataclass
 from html import escape
 from typing import Any
 from uuid import NAMESPACE_URL, UUID, uuid4, uuid5
@@ -11,11 +12,15 @@ from dashboard import connection, forms, markup, widgets
 from dashboard.widgets import Problem
 from orchestrator.domain import Resources
 from orchestrator.errors import InvalidInput, OrchestratorError
-from orchestrator.views import Inventory, JobDetail, JobTypeView
+from orchestrator.views import EstimateView, Inventory, JobDetail, JobTypeView
 
 ABOUT_JOB = {"name", "owner", "priority", "tags"}
 RESOURCES = forms.fields(Resources.model_json_schema())
 COLUMNS = 3
+MORE_CHOICES = "More choices"
+"""The section of those that decide which other fields there are."""
+ESTIMATED = {"train_sae"}
+"""Job types whose needs the orchestrator can tell."""
 
 
 def idempotency_key(draft: UUID, body: dict[str, Any]) -> str:
@@ -85,20 +90,43 @@ def place_error(error: OrchestratorError, form: list[forms.Field]) -> dict[str, 
     return {field: Problem(prefix + message, error.suggestion)}
 
 
-def send(
-    view: JobTypeView, form: list[forms.Field], answers: dict[str, Any], about: dict[str, Any], limits: dict[str, Any]
-) -> tuple[JobDetail | None, dict[str, Problem]]:
-    """Submit once. Returns the job, or the problems by field."""
+def read_answers(
+    form: list[forms.Field], answers: dict[str, Any], limits: dict[str, Any]
+) -> tuple[dict[str, Any], dict[str, Any], dict[str, Problem]]:
+    """Parameters, resources, and what is wrong with the answers, by field."""
     problems: dict[str, Problem] = {}
     read: list[dict[str, Any]] = []
     for fields, given in ((form, answers), (RESOURCES, limits)):
         try:
             read.append(forms.params(fields, given))
         except forms.BadAnswer as error:
+            read.append({})
             problems |= {name: Problem(text) for name, text in error.problems.items()}
+    return read[0], read[1], problems
+
+
+def look_ahead(
+    view: JobTypeView, form: list[forms.Field], answers: dict[str, Any], limits: dict[str, Any]
+) -> tuple[EstimateView | None, dict[str, Problem]]:
+    """What the job would take, or the problems by field."""
+    params, resources, problems = read_answers(form, answers, limits)
     if problems:
         return None, problems
-    params, resources = read
+    try:
+        return connection.client().estimate(view.type, params, resources=Resources(**resources)), {}
+    except InvalidInput as error:
+        return None, place_error(error, form)
+    except OrchestratorError as error:
+        return None, {"": Problem(error.message, error.suggestion)}
+
+
+def send(
+    view: JobTypeView, form: list[forms.Field], answers: dict[str, Any], about: dict[str, Any], limits: dict[str, Any]
+) -> tuple[JobDetail | None, dict[str, Problem]]:
+    """Submit once. Returns the job, or the problems by field."""
+    params, resources, problems = read_answers(form, answers, limits)
+    if problems:
+        return None, problems
     body = {"type": view.type, "params": params, "resources": resources, **about}
     draft = st.session_state.setdefault("draft", uuid4())
     try:
@@ -122,9 +150,9 @@ def send(
 
 def marked(problems: dict[str, Problem], form: list[forms.Field]) -> str:
     """The labels of the fields with a problem, and the section that hides them, if one does."""
-    hidden = {field.name: "Advanced" for field in form if field.advanced} | {
-        field.name: "Resources" for field in RESOURCES
-    }
+    hidden = {field.name: title for title, fields in forms.sections(_advanced(form)).items() for field in fields}
+    hidden |= {field.name: MORE_CHOICES for field in _advanced(form) if field.name in forms.controls(form)}
+    hidden |= {field.name: "Resources" for field in RESOURCES}
     labels = [name.replace("_", " ") for name in problems]
     return ", ".join(
         f"{label} (under {hidden[name]})" if name in hidden else label
@@ -132,47 +160,99 @@ def marked(problems: dict[str, Problem], form: list[forms.Field]) -> str:
     )
 
 
+def _advanced(form: list[forms.Field]) -> list[forms.Field]:
+    return [field for field in form if field.advanced]
+
+
 def begin() -> None:
     st.session_state["submitting"] = True
 
 
-def draw(view: JobTypeView, found: Inventory, source: JobDetail | None) -> None:
-    form = forms.fields(view.parameters)
-    source = source if source and source.type == view.type else None
-    initial = source.params if source else {}
-    prefix = f"{view.type}-{source.id if source else 'new'}-"
-    problems: dict[str, Problem] = st.session_state.get("problems", {})
-    choices = {"model": [item.name for item in found.models], "dataset": [item.name for item in found.datasets]}
-    submitting: bool = st.session_state.get("submitting", False)
-    required = [field for field in form if field.required]
-    basic = [field for field in form if not field.required and not field.advanced]
-    advanced = [field for field in form if field.advanced]
+def ask_estimate() -> None:
+    st.session_state["estimating"] = True
 
-    def grid(fields: list[forms.Field], columns: int, start: dict[str, Any], tag: str = "") -> dict[str, Any]:
+
+@dataclass(frozen=True, slots=True)
+class Draft:
+    """The form of one job type, as far as it was filled in."""
+
+    prefix: str
+    """Of the keys of its widgets."""
+    initial: dict[str, Any]
+    """What its fields start with, where that is not their default."""
+    problems: dict[str, Problem]
+    choices: dict[str, list[str]]
+
+    def grid(self, fields: list[forms.Field], columns: int = COLUMNS) -> dict[str, Any]:
         return widgets.grid(
-            fields, prefix=prefix + tag, initial=start, problems=problems, choices=choices, columns=columns
+            fields,
+            prefix=self.prefix,
+            initial=self.initial,
+            problems=self.problems,
+            choices=self.choices,
+            columns=columns,
         )
 
-    with st.form(f"form-{prefix}", enter_to_submit=False, border=False):
-        answers = grid(required, min(2, max(1, len(required))), initial)
-        answers |= grid(basic, COLUMNS, initial)
-        if advanced:
-            faulty = any(field.name in problems for field in advanced)
-            with st.expander(f"Advanced ({len(advanced)})", expanded=faulty, key=f"{prefix}advanced"):
-                answers |= grid(advanced, COLUMNS, initial)
+    def folded(self, title: str, fields: list[forms.Field]) -> dict[str, Any]:
+        """The fields in a section that is open only when one of them has a problem."""
+        if not fields:
+            return {}
+        faulty = any(field.name in self.problems for field in fields)
+        with st.expander(f"{title} ({len(fields)})", expanded=faulty, key=f"{self.prefix}{title}"):
+            return self.grid(fields)
+
+    def controls(self, form: list[forms.Field]) -> dict[str, Any]:
+        """Draw the fields that decide which others there are.
+
+        They stand outside the form, for within one an answer changes nothing before it is sent.
+        """
+        names = forms.controls(form)
+        known = {
+            field.name: st.session_state.get(f"{self.prefix}{field.name}", self.initial.get(field.name, field.default))
+            for field in form
+        }
+        asked = [field for field in self.applying(form, known) if field.name in names]
+        answers = self.grid([field for field in asked if not field.advanced])
+        return answers | self.folded(MORE_CHOICES, _advanced(asked))
+
+    def applying(self, form: list[forms.Field], answers: dict[str, Any]) -> list[forms.Field]:
+        """The fields that mean something with these answers, and with those that a source's grid varies."""
+        return forms.applying(form, answers, self.initial.get("grid") or ())
+
+
+def draw(view: JobTypeView, found: Inventory, source: JobDetail | None) -> None:
+    whole = forms.fields(view.parameters)
+    source = source if source and source.type == view.type else None
+    draft = Draft(
+        prefix=f"{view.type}-{source.id if source else 'new'}-",
+        initial=source.params if source else {},
+        problems=st.session_state.get("problems", {}),
+        choices={"model": [item.name for item in found.models], "dataset": [item.name for item in found.datasets]},
+    )
+    submitting: bool = st.session_state.get("submitting", False)
+    decided = draft.controls(whole)
+    form = draft.applying(whole, decided)
+    open_fields = [field for field in form if field.name not in decided]
+    required = [field for field in open_fields if field.required]
+
+    with st.form(f"form-{draft.prefix}", enter_to_submit=False, border=False):
+        answers = decided | draft.grid(required, min(2, max(1, len(required))))
+        answers |= draft.grid([field for field in open_fields if not field.required and not field.advanced])
+        for title, fields in forms.sections(_advanced(open_fields)).items():
+            answers |= draft.folded(title, fields)
         st.html(markup.section("Job and resources"))
-        about = about_job(prefix, source, problems)
-        faulty = any(field.name in problems for field in RESOURCES)
-        with st.expander("Resources", expanded=faulty, key=f"{prefix}resources"):
-            limits = grid(RESOURCES, COLUMNS, source.resources.model_dump() if source else {}, tag="resources-")
-        if problem := problems.get(""):
+        about = about_job(draft.prefix, source, draft.problems)
+        limits = _limits(draft, source)
+        if problem := draft.problems.get(""):
             st.html(markup.banner("Not submitted", problem.message, problem.suggestion or "", kind="error"))
-        elif problems:
-            st.html(markup.banner("Not submitted", f"Correct {marked(problems, form)}.", kind="error"))
+        elif draft.problems:
+            st.html(markup.banner("Not submitted", f"Correct {marked(draft.problems, form)}.", kind="error"))
         with st.container(horizontal=True, vertical_alignment="center"):
             st.form_submit_button(
                 "Submit job", type="primary", icon=":material/send:", disabled=submitting, on_click=begin, key="send"
             )
+            if view.type in ESTIMATED:
+                st.form_submit_button("Estimate", icon=":material/calculate:", on_click=ask_estimate, key="estimate")
             if submitting:
                 st.html('<span class="sf-note" role="status">Submitting…</span>')
     if submitting:
@@ -183,6 +263,22 @@ def draw(view: JobTypeView, found: Inventory, source: JobDetail | None) -> None:
             st.rerun()
         st.session_state["notice"] = f"Submitted {job.name}"
         st.switch_page("screens/job.py", query_params={"job": str(job.id)})
+    elif st.session_state.pop("estimating", False):
+        estimate, st.session_state["problems"] = look_ahead(view, form, answers, limits)
+        if estimate is None:
+            st.rerun()
+        st.html(markup.estimate(estimate))
+
+
+def _limits(draft: Draft, source: JobDetail | None) -> dict[str, Any]:
+    """What the job asks for of the machine."""
+    resources = Draft(
+        prefix=f"{draft.prefix}resources-",
+        initial=source.resources.model_dump() if source else {},
+        problems=draft.problems,
+        choices={},
+    )
+    return resources.folded("Resources", RESOURCES)
 
 
 def page() -> None:

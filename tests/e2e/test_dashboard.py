@@ -156,6 +156,23 @@ def test_a_job_is_submitted_watched_and_cancelled_in_the_browser(stack: Stack, v
     assert visit.errors == []
 
 
+def test_another_family_brings_its_own_fields_and_keeps_what_was_filled_in(visit: Visit) -> None:
+    visit.open("submit")
+    choose(visit, "train_sae-new-model", MODEL)
+    choose(visit, "train_sae-new-dataset", "words.jsonl")
+    steps = visit.page.locator(".st-key-train_sae-new-steps input")
+    steps.fill("1234")
+    steps.press("Tab")
+    choose(visit, "train_sae-new-family", "standard")
+    expect(visit.page.locator(".st-key-train_sae-new-sparsity_coefficient input")).to_be_visible()
+    expect(visit.page.locator(".st-key-train_sae-new-k")).to_have_count(0)
+    expect(steps).to_have_value("1234")
+    visit.page.get_by_role("button", name="Estimate").click()
+    expect(visit.page.get_by_role("heading", name="Estimate")).to_contain_text("latents on width 32")
+    expect(steps).to_have_value("1234")
+    assert visit.errors == []
+
+
 def test_an_error_of_the_api_stands_at_the_field_it_names(visit: Visit) -> None:
     visit.open("submit")
     choose(visit, "train_sae-new-model", MODEL)

@@ -28,8 +28,16 @@ def group(name: str) -> dict[str, Any]:
 
 
 def when(**conditions: list[object]) -> dict[str, Any]:
-    """Values of other fields with which a field means something; with any other it must be left alone."""
+    """Values of other fields with which a field means something; with any other it must be left alone.
+
+    Of a field that is a list, one of its items has to be among the values.
+    """
     return {"x-when": conditions}
+
+
+def meets(actual: object, values: list[object]) -> bool:
+    """Whether a field's value is one of those with which another means something."""
+    return any(item in values for item in actual) if isinstance(actual, list) else actual in values
 
 
 class JobType(BaseModel):
@@ -81,7 +89,7 @@ class JobType(BaseModel):
             if getattr(self, name) == field.get_default(call_default_factory=True):
                 continue
             for other, values in needed.items():
-                if (actual := getattr(self, other)) not in values and other not in varied:
+                if not meets(actual := getattr(self, other), values) and other not in varied:
                     wanted = " or ".join(repr(value) for value in values)
                     raise ValueError(
                         f"{name}: it does nothing with {other} {actual!r}; leave it out, or set {other} to {wanted}"

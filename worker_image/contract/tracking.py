@@ -19,34 +19,31 @@ class TrackingParams(JobType):
 
     trackers: Annotated[list[TrackerName], Field(max_length=3)] = Field(default_factory=list, json_schema_extra=_GROUP)
     """Experiment trackers that are told what is measured, beside saeforge itself. Each needs the extra of its name."""
-    tracker_project: str = Field(default="saeforge", min_length=1, max_length=128, json_schema_extra=_GROUP)
+    tracker_project: str = Field(
+        default="saeforge", min_length=1, max_length=128, json_schema_extra=_GROUP | when(trackers=["wandb", "mlflow"])
+    )
     """W&B project, MLflow experiment."""
     tracker_tags: Annotated[list[Annotated[str, Field(min_length=1, max_length=64)]], Field(max_length=32)] = Field(
-        default_factory=list, json_schema_extra=_GROUP
+        default_factory=list, json_schema_extra=_GROUP | when(trackers=["tensorboard", "wandb", "mlflow"])
     )
     """Tags of the run in every tracker."""
-    wandb_entity: str | None = Field(default=None, min_length=1, max_length=128, json_schema_extra=_GROUP)
+    wandb_entity: str | None = Field(
+        default=None, min_length=1, max_length=128, json_schema_extra=_GROUP | when(trackers=["wandb"])
+    )
     """W&B user or team; that of the key when empty."""
-    wandb_mode: Literal["offline", "online"] = Field(default="offline", json_schema_extra=_GROUP | when(network=[True]))
+    wandb_mode: Literal["offline", "online"] = Field(
+        default="offline", json_schema_extra=_GROUP | when(trackers=["wandb"], network=[True])
+    )
     """offline writes files that "wandb sync" uploads later; online needs the network and WANDB_API_KEY as a secret."""
-    mlflow_uri: str | None = Field(default=None, min_length=1, max_length=500, json_schema_extra=_GROUP)
+    mlflow_uri: str | None = Field(
+        default=None, min_length=1, max_length=500, json_schema_extra=_GROUP | when(trackers=["mlflow"])
+    )
     """Address of an MLflow server, which needs the network; files in the run directory when empty."""
 
     @model_validator(mode="after")
-    def _trackers_are_asked_for(self) -> Self:
+    def _trackers_can_be_reached(self) -> Self:
         if len(set(self.trackers)) < len(self.trackers):
             raise ValueError("trackers: one is named twice; name each once")
-        needed: dict[str, tuple[TrackerName, ...]] = {
-            "tracker_project": ("wandb", "mlflow"),
-            "tracker_tags": ("tensorboard", "wandb", "mlflow"),
-            "wandb_entity": ("wandb",),
-            "wandb_mode": ("wandb",),
-            "mlflow_uri": ("mlflow",),
-        }
-        for name, of in needed.items():
-            default = TrackingParams.model_fields[name].get_default(call_default_factory=True)
-            if getattr(self, name) != default and not set(of) & set(self.trackers):
-                raise ValueError(f"{name}: it does nothing without a tracker; add {' or '.join(of)} to trackers")
         if self.mlflow_uri and not self.network and not self.mlflow_uri.startswith(_LOCAL):
             raise ValueError("mlflow_uri: a server is reached over the network; set network to true, or leave it out")
         return self

@@ -16,6 +16,7 @@ from orchestrator.views import (
     ArtifactView,
     CheckpointView,
     DifferenceView,
+    EstimateView,
     EventPage,
     GpuView,
     Health,
@@ -154,6 +155,19 @@ class FakeClient:
         job = make_job(JobStatus.QUEUED, type=type, name=about["name"] or type, params={"type": type, **params})
         self.held[job.id] = job
         return job
+
+    def estimate(self, type: str, params: dict[str, Any], **_: Any) -> EstimateView:
+        self.calls.append(("estimate", params))
+        part = {"name": "activation buffer", "size_bytes": 2 * 10**9, "field": "buffer_tokens"}
+        advice = {"field": "buffer_tokens", "value": 65536, "saves_bytes": 15 * 10**8}
+        pool = {"pool": "host", "total_bytes": 3 * 10**9, "limit_bytes": 2 * 10**9, "fits": False}
+        return EstimateView.model_validate(
+            {
+                "fits": False, "device": "cpu", "d_in": 768, "d_sae": 6144, "saes": 1, "training_tokens": 100,
+                "harvested_tokens": 100, "pools": [pool | {"components": [part], "advice": [advice]}],
+                "seconds": 90.0, "measured_jobs": 0, "gpu_hours": 0.0, "cost": None, "warnings": [],
+            }
+        )  # fmt: skip
 
     def _act(self, action: str, job_id: UUID) -> JobDetail:
         self.calls.append((action, job_id))

@@ -152,3 +152,62 @@ def test_numbers_are_written_as_a_person_would() -> None:
 )
 def test_an_api_error_is_placed_at_the_field_it_names(named: str | None, field: str | None) -> None:
     assert forms.place(named, {"k", "command", "gpus"}) == field
+
+
+# Fields that mean something only with others
+
+
+def conditional(*names: str, **answers: object) -> set[str]:
+    """Which of these fields of a training apply with these answers."""
+    applying = {field.name for field in forms.applying(list(TRAIN.values()), answers)}
+    return applying & set(names)
+
+
+def test_a_field_applies_where_its_condition_is_met() -> None:
+    assert conditional("k", "target_l0") == {"k"}
+    assert conditional("k", "target_l0", family="gated") == {"target_l0"}
+
+
+def test_a_field_applies_only_where_what_decides_about_it_applies_itself() -> None:
+    chosen = {"l1_recipe": "unit_norm"}
+    assert conditional("tied_weights", family="standard", **chosen) == {"tied_weights"}
+    assert conditional("tied_weights", family="topk", **chosen) == set()
+
+
+def test_an_empty_answer_counts_as_none() -> None:
+    chosen = {"skip_connection": True}
+    assert conditional("skip_share", target_hookpoint="", **chosen) == {"skip_share"}
+    assert conditional("skip_share", target_hookpoint="layers.1", **chosen) == set()
+
+
+def test_of_several_choices_one_is_enough() -> None:
+    assert conditional("mlflow_uri", trackers=["wandb", "mlflow"]) == {"mlflow_uri"}
+    assert conditional("mlflow_uri", trackers=["wandb"]) == set()
+
+
+def test_conditions_on_what_is_varied_are_met() -> None:
+    varied = forms.applying(list(TRAIN.values()), {}, {"family"})
+    assert {"k", "target_l0", "l1_recipe"} <= {field.name for field in varied}
+
+
+def test_the_fields_that_decide_are_told() -> None:
+    assert {"family", "dead_latents", "trackers", "l1_recipe"} <= forms.controls(TRAIN.values())
+    assert "k" not in forms.controls(TRAIN.values())
+
+
+def test_fields_stand_in_the_sections_of_the_schema_in_its_order() -> None:
+    fields = [
+        only({"type": "string", "x-group": "B"}),
+        only({"type": "string"}),
+        only({"type": "string", "x-group": "B"}),
+    ]
+    assert {title: len(held) for title, held in forms.sections(fields).items()} == {"B": 2, "Advanced": 1}
+    assert next(iter(forms.sections(fields))) == "B"
+
+
+def test_a_list_of_given_choices_is_picked_from() -> None:
+    field = TRAIN["trackers"]
+    assert (field.kind, field.choices) == ("several", ("tensorboard", "wandb", "mlflow"))
+    assert forms.shown(field, None) == []
+    assert forms.params([field], {"trackers": ["wandb"]}) == {"trackers": ["wandb"]}
+    assert forms.params([field], {"trackers": []}) == {}

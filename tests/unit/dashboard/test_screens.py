@@ -179,8 +179,63 @@ def test_the_error_at_the_button_names_the_fields_and_where_they_hide(open_page:
     app = open_page("submit")
     fill(app, dataset="books", lr="fast", beta2="most")
     button(app, "send").click().run()
-    assert "Correct model, lr, beta2 (under Advanced)." in html_of(app)
-    assert {found.label.split()[0]: found.proto.expanded for found in app.expander}["Advanced"]
+    assert "Correct model, lr, beta2 (under Optimisation)." in html_of(app)
+    assert {found.label.split()[0]: found.proto.expanded for found in app.expander}["Optimisation"]
+
+
+def asked_for(app: AppTest) -> set[str]:
+    """Names of the fields that are on the page."""
+    widgets = [*app.selectbox, *app.number_input, *app.text_input, *app.text_area, *app.checkbox, *app.multiselect]
+    return {widget.key.split("-new-")[1] for widget in widgets if widget.key and "-new-" in widget.key}
+
+
+def test_the_form_asks_only_for_what_the_chosen_family_honours(open_page: OpenPage, fake: FakeClient) -> None:
+    app = open_page("submit")
+    assert "k" in asked_for(app)
+    assert not {"l1_recipe", "sparsity_coefficient", "tied_weights"} & asked_for(app)
+    fill(app, family="standard")
+    app.run()
+    assert {"l1_recipe", "sparsity_coefficient"} <= asked_for(app)
+    assert not {"k", "multi_topk", "tied_weights"} & asked_for(app)
+    fill(app, l1_recipe="unit_norm")
+    app.run()
+    assert "tied_weights" in asked_for(app)
+    fill(app, model="tiny", dataset="books")
+    button(app, "send").click().run()
+    assert fake.submissions[0]["params"] == {
+        "model": "tiny",
+        "dataset": "books",
+        "family": "standard",
+        "l1_recipe": "unit_norm",
+    }
+
+
+def test_trackers_are_picked_and_bring_their_own_fields(open_page: OpenPage, fake: FakeClient) -> None:
+    app = open_page("submit")
+    assert "mlflow_uri" not in asked_for(app)
+    next(found for found in app.multiselect if found.label == "trackers").set_value(["mlflow"]).run()
+    assert "mlflow_uri" in asked_for(app)
+    fill(app, model="tiny", dataset="books")
+    button(app, "send").click().run()
+    assert fake.submissions[0]["params"]["trackers"] == ["mlflow"]
+
+
+def test_an_estimate_is_shown_without_submitting(open_page: OpenPage, fake: FakeClient) -> None:
+    app = open_page("submit")
+    fill(app, model="tiny", dataset="books", k=16)
+    button(app, "estimate").click().run()
+    assert "6,144 latents on width 768, on cpu" in html_of(app)
+    assert "Set buffer_tokens to 65536 (saves 1.5 GB)." in html_of(app)
+    assert fake.calls == [("estimate", {"model": "tiny", "dataset": "books", "k": 16})]
+    assert not fake.submissions
+
+
+def test_an_estimate_of_what_cannot_be_read_marks_it(open_page: OpenPage, fake: FakeClient) -> None:
+    app = open_page("submit")
+    fill(app, model="tiny", dataset="books", lr="fast")
+    button(app, "estimate").click().run()
+    assert "is not a number" in html_of(app)
+    assert not fake.calls
 
 
 def test_an_error_of_the_api_stands_at_its_field_with_the_remedy(open_page: OpenPage, fake: FakeClient) -> None:
