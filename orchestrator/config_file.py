@@ -67,8 +67,12 @@ def _choices(schema: Mapping[str, Any]) -> list[Any]:
 def applies_when(schema: Mapping[str, Any]) -> str:
     """For which values of other fields a field is honoured, in a sentence; empty when always."""
     when: Mapping[str, list[Any]] = schema.get("x-when", {})
-    conditions = (f"{name} {' or '.join(map(str, values))}" for name, values in when.items())
+    conditions = (f"{name} {' or '.join(map(_said_of, values))}" for name, values in when.items())
     return f"Only with {' and '.join(conditions)}." if when else ""
+
+
+def _said_of(value: object) -> str:
+    return "empty" if value is None else str(value).lower() if isinstance(value, bool) else str(value)
 
 
 def _pair(name: str, value: object) -> str:

@@ -16,6 +16,7 @@ from pydantic_settings import BaseSettings
 
 from orchestrator import errors
 from orchestrator.app import create_app
+from orchestrator.config_file import applies_when
 from orchestrator.domain import TRANSITIONS, EndReason, JobStatus, Resources
 from orchestrator.event_names import NAMES
 from orchestrator.settings import Settings
@@ -96,7 +97,8 @@ def _fields(model: type[BaseModel]) -> Iterator[str]:
     for name, field in model.model_fields.items():
         kind = _kind(properties[name])
         default = "required" if field.is_required() else _default(field.default, field.default_factory)
-        yield f"| `{name}` | {_cell(kind)} | {default} | {_cell(field.description)} |"
+        meaning = f"{_cell(field.description)} {applies_when(properties[name])}".strip()
+        yield f"| `{name}` | {_cell(kind)} | {default} | {meaning} |"
 
 
 def _kind(schema: dict[str, Any]) -> str:

@@ -14,6 +14,7 @@ from pydantic import ValidationError
 from orchestrator.cli.console import ExitCode, command, emit, err, out
 from orchestrator.cli.following import follow_log
 from orchestrator.client import Client
+from orchestrator.config_file import applies_when
 from orchestrator.domain import Resources, RetryPolicy
 from orchestrator.errors import InvalidInput
 from orchestrator.views import JobDetail
@@ -138,7 +139,7 @@ def _positional(job_type: type[JobType]) -> list[str]:
 def _parameter_flags(job_type: type[JobType]) -> Iterator[inspect.Parameter]:
     for name, schema in _properties(job_type):
         required = "(required)" if job_type.model_fields[name].is_required() else _limits(schema)
-        text = f"{schema.get('description', '')} {required}".strip()
+        text = " ".join(part for part in (schema.get("description", ""), applies_when(schema), required) if part)
         if _is_positional(schema, job_type.model_fields[name].is_required()):
             argument = typer.Argument(help=text, metavar=name.upper(), show_default=False)
             yield _flag(name, Annotated[list[str] | None, argument])
