@@ -1,0 +1,221 @@
+"""A training that is killed and goes on from its newest checkpoint ends as one that nothing happened to."""
+
+import json
+import os
+import signal
+import sys
+from collections.abc import Callable
+from itertools import count
+from pathlib import Path
+from typing import get_args
+from uuid import UUID, uuid4
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from worker_image.contract.architecture import Family
+from worker_image.contract.commands import AppliedChange, SetParameters
+from worker_image.contract.events import CheckpointSaved, CommandApplied, Event, Metrics, event
+from worker_image.contract.jobs import TrainSaeParams
+from worker_image.contract.rundir import RunDir, RunSpec
+from worker_image.jobs.train_sae import main
+from worker_image.reporter import Run
+from worker_image.sae.checkpoint import checkpoints_in, verify_checkpoint
+
+STEPS = 30
+FAMILIES = get_args(Family)
+NOISE = ("_per_s", "stall_share")
+"""What a clock has a part in."""
+
+
+class Attempt(Run):
+    """Calls ``look`` with each measurement."""
+
+    def __init__(self, run_dir: RunDir, spec: RunSpec, look: Callable[[int], None]) -> None:
+        super().__init__(run_dir, spec)
+        self._look = look
+
+    def metrics(self, step: int, values: dict[str, float]) -> None:
+        super().metrics(step, values)
+        self._look(step)
+
+    def log(self, text: str, level: str = "info") -> None:
+        """What happened is in the events."""
+
+
+def in_own_process(work: Callable[[], None]) -> int:
+    """Its exit code, or minus the signal that ended it."""
+    child = os.fork()
+    if child == 0:
+        try:
+            work()
+            os._exit(0)
+        finally:
+            os._exit(1)
+    return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+
+
+def die() -> None:
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+class Bench:
+    """Attempts of one job, each in a process and a run directory of its own."""
+
+    def __init__(self, home: Path, params: TrainSaeParams) -> None:
+        self._home, self._params, self._job_id = home, params, UUID(int=1)
+        self._attempts = count(1)
+
+    def attempt(
+        self,
+        look: Callable[[int], None] = lambda step: None,
+        resume_from: Path | None = None,
+        changes: tuple[AppliedChange, ...] = (),
+        audit: Callable[[str], None] | None = None,
+    ) -> tuple[RunDir, int]:
+        """Run it; where it left what, and how it ended."""
+        number = next(self._attempts)
+        run_dir = RunDir.of(self._home, self._job_id, number)
+        spec = RunSpec(
+            job_id=self._job_id,
+            attempt=number,
+            name="killed",
+            params=self._params,
+            inputs={"model": self._params.model, "dataset": self._params.dataset},
+            resume_from=str(resume_from) if resume_from else None,
+            changes=changes,
+        )
+        run_dir.create(spec)
+
+        def work() -> None:
+            if audit is not None:
+                sys.addaudithook(lambda name, _: audit(name))
+            main(self._params, Attempt(run_dir, spec, look))
+
+        return run_dir, in_own_process(work)
+
+
+def honoured(family: str) -> set[str]:
+    """Options that mean something with a family."""
+    conditions = TrainSaeParams.conditions()
+    return {name for name, needed in conditions.items() if family in needed.get("family", [family])}
+
+
+@pytest.fixture
+def bench(bert: Path, corpus: Path, tmp_path: Path) -> Callable[..., Bench]:
+    homes = count()
+
+    def make(**changes: object) -> Bench:
+        defaults: dict[str, object] = {
+            "model": str(bert),
+            "dataset": str(corpus),
+            "hookpoint": "layers.1",
+            "expansion_factor": 2,
+            "steps": STEPS,
+            "batch_size": 64,
+            "held_out_tokens": 128,
+            "log_every_steps": 1,
+            "checkpoint_every_steps": 7,
+            "context_length": 16,
+            "lr": 1e-2,
+            "dead_after_tokens": 500,
+            "buffer_tokens": 300,
+            "device": "cpu",
+        }
+        return Bench(tmp_path / str(next(homes)), TrainSaeParams.model_validate(defaults | changes))
+
+    return make
+
+
+def events(run_dir: RunDir) -> list[Event]:
+    return [event.validate_json(line) for line in run_dir.events.read_bytes().splitlines()]
+
+
+def newest(run_dir: RunDir) -> Path | None:
+    """The newest checkpoint that was announced, which is what an orchestrator goes by."""
+    names = [one.name for one in events(run_dir) if isinstance(one, CheckpointSaved)]
+    return run_dir.checkpoints / names[-1] if names else None
+
+
+def measured(*attempts: RunDir) -> dict[tuple[int, str], float]:
+    """Every figure of every step; what a later attempt measured again replaces what was lost."""
+    found: dict[tuple[int, str], float] = {}
+    for run_dir in attempts:
+        own = [one for one in events(run_dir) if isinstance(one, Metrics)]
+        found = {key: value for key, value in found.items() if key[0] < own[0].step}
+        for one in own:
+            found |= {(one.step, name): value for name, value in one.values.items() if not name.endswith(NOISE)}
+    return found
+
+
+def assert_same_result(one: RunDir, other: RunDir) -> None:
+    weights = load_file(other.artifacts / "sae.safetensors")
+    for name, tensor in load_file(one.artifacts / "sae.safetensors").items():
+        assert torch.equal(tensor, weights[name]), name
+
+
+def at(step: int) -> Callable[[int], None]:
+    """Dies once it has measured this step."""
+    return lambda measured: die() if measured == step else None
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_a_killed_training_of_every_family_ends_in_the_same_weights_and_figures(
+    bench: Callable[..., Bench], family: str
+) -> None:
+    options = {"k": 2} if "k" in honoured(family) else {}
+    one = bench(family=family, **options)
+    whole, code = one.attempt()
+    assert code == 0
+    killed, code = one.attempt(at(18))
+    assert code == -signal.SIGKILL
+    resumed, code = one.attempt(resume_from=newest(killed))
+    assert code == 0
+    assert_same_result(whole, resumed)
+    assert measured(killed, resumed) == measured(whole)
+    assert {step for step, _ in measured(killed, resumed)} == set(range(1, STEPS + 1))
+
+
+@pytest.mark.parametrize("rename", range(3))
+def test_killed_while_a_checkpoint_is_written_it_goes_on_from_the_one_before(
+    bench: Callable[..., Bench], rename: int
+) -> None:
+    one = bench(k=2)
+    whole, _ = one.attempt()
+    passed = count()
+    killed, code = one.attempt(audit=lambda name: die() if name == "os.rename" and next(passed) == rename else None)
+    assert code == -signal.SIGKILL
+    for path in checkpoints_in(killed.checkpoints):
+        verify_checkpoint(path)
+    resumed, code = one.attempt(resume_from=newest(killed))
+    assert code == 0
+    assert_same_result(whole, resumed)
+    assert measured(killed, resumed) == measured(whole)
+
+
+def test_what_was_asked_before_the_kill_is_done_again_at_its_step(bench: Callable[..., Bench]) -> None:
+    one = bench(k=2)
+
+    def ask(run_dir: Path) -> Callable[[int], None]:
+        told = SetParameters(id=uuid4(), ts=0, values={"lr": 1e-3, "auxk_alpha": 0.5})
+
+        def look(step: int) -> None:
+            if step == 12:
+                (run_dir / "commands.jsonl").write_text(told.model_dump_json() + "\n")
+
+        return look
+
+    home = one._home / "runs" / str(one._job_id)
+    whole, _ = one.attempt(ask(home / "1"))
+    looks = (ask(home / "2"), at(13))
+    killed, code = one.attempt(lambda step: [look(step) for look in looks].clear())
+    assert code == -signal.SIGKILL
+    [applied] = [found for found in events(killed) if isinstance(found, CommandApplied)]
+    assert applied.step == 12
+    command = json.loads(killed.commands.read_text())
+    change = AppliedChange(id=applied.command_id, step=applied.step, values=command["values"])
+    resumed, code = one.attempt(resume_from=newest(killed), changes=(change,))
+    assert code == 0
+    assert_same_result(whole, resumed)
+    assert measured(killed, resumed) == measured(whole)
