@@ -9,6 +9,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from worker_image.sae.losses import Coefficients, loss_of
 from worker_image.sae.metrics import squared_error
 from worker_image.sae.model import Sae
 
@@ -27,6 +28,8 @@ class Evaluation:
     firings_F: Tensor
     """For how many tokens each latent was active: int64, on the CPU."""
     tokens: int
+    loss: float | None = None
+    """What training minimises, dead latents left alone; None where no weights were given."""
 
     @property
     def explained_variance(self) -> float:
@@ -35,12 +38,13 @@ class Evaluation:
 
     def values(self) -> dict[str, float]:
         """Metric name -> value."""
-        return {
+        found = {
             "fvu": self.fvu,
             "explained_variance": self.explained_variance,
             "l0": self.l0,
             "dense_share": self.dense_share,
         }
+        return found if self.loss is None else found | {"loss": self.loss}
 
     @property
     def fired(self) -> int:
@@ -55,16 +59,24 @@ class Evaluation:
 
 @torch.no_grad()
 def evaluate(
-    sae: Sae, x_ND: Tensor, batch_tokens: int, y_NE: Tensor | None = None, *, deployed: bool = False
+    sae: Sae,
+    x_ND: Tensor,
+    batch_tokens: int,
+    y_NE: Tensor | None = None,
+    *,
+    deployed: bool = False,
+    weights: Coefficients | None = None,
 ) -> Evaluation:
     """Measure ``sae`` on all of ``x_ND``, a batch at a time; sums are kept in float64.
 
     ``y_NE``: what a transcoder is to predict. ``deployed``: as the autoencoder is used after training.
+    ``weights``: those of the loss's parts, at their full height, where the loss is to be measured too.
     """
     target_NE = x_ND if y_NE is None else y_NE
     like = sae.b_dec_E
     mean_E = target_NE.double().mean(0).to(like)
-    error = variance = active = 0.0
+    error = variance = active = loss = 0.0
+    none_dead = torch.empty(0, dtype=torch.int64, device=like.device)
     firings_F = torch.zeros(sae.config.d_sae, dtype=torch.int64)
     batches: Iterable[tuple[Tensor, Tensor]] = zip(x_ND.split(batch_tokens), target_NE.split(batch_tokens), strict=True)
     for x_BD, y_BE in batches:
@@ -74,7 +86,13 @@ def evaluate(
         variance += squared_error(y_BE, mean_E).item()
         active += float(out.code.n_active)
         firings_F += out.code.firings_F.cpu()
+        if weights is not None:
+            loss += loss_of(sae, x_BD, y_BE, out, none_dead, weights).total.item() * len(x_BD)
     tokens = x_ND.shape[0]
     return Evaluation(
-        fvu=error / variance if variance else float("nan"), l0=active / tokens, firings_F=firings_F, tokens=tokens
+        fvu=error / variance if variance else float("nan"),
+        l0=active / tokens,
+        firings_F=firings_F,
+        tokens=tokens,
+        loss=None if weights is None else loss / tokens,
     )

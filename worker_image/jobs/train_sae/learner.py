@@ -43,7 +43,7 @@ class Learner:
     def evaluate(self, held_out_NW: Tensor, batch_tokens: int) -> Evaluation:
         """Measure on tokens that were not trained on."""
         x_ND, y_NE = held_out_NW[:, self.encoded], held_out_NW[:, self.predicted]
-        return evaluate(self.trainer.sae, x_ND, batch_tokens, y_NE)
+        return evaluate(self.trainer.sae, x_ND, batch_tokens, y_NE, weights=self.trainer.coefficients)
 
     def _split(self, batch_BW: Tensor) -> tuple[Tensor, Tensor]:
         x_BD = batch_BW[:, self.encoded].contiguous()

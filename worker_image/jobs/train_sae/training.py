@@ -370,7 +370,7 @@ class Training:
     def _state(self, kind: Kind) -> CheckpointState:
         """All that continuing from here needs."""
         measured = self._measured[1] if self._measured and self._measured[0] == self._moment else []
-        held_out_loss = sum(it.fvu for it in measured) / len(measured) if measured else math.nan
+        held_out_loss = sum(it.loss or 0.0 for it in measured) / len(measured) if measured else math.nan
         losses = [learner.trainer.last_loss for learner in self.learners]
         loss = math.nan if None in losses else sum(filter(None, losses)) / len(losses)
         return CheckpointState(

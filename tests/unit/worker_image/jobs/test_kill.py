@@ -150,9 +150,12 @@ def measured(*attempts: RunDir) -> dict[tuple[int, str], float]:
 
 
 def assert_same_result(one: RunDir, other: RunDir) -> None:
-    weights = load_file(other.artifacts / "sae.safetensors")
-    for name, tensor in load_file(one.artifacts / "sae.safetensors").items():
-        assert torch.equal(tensor, weights[name]), name
+    found = sorted(one.artifacts.rglob("*.safetensors"))
+    assert found
+    for path in found:
+        weights = load_file(other.artifacts / path.relative_to(one.artifacts))
+        for name, tensor in load_file(path).items():
+            assert torch.equal(tensor, weights[name]), name
 
 
 def at(step: int) -> Callable[[int], None]:
@@ -175,6 +178,36 @@ def test_a_killed_training_of_every_family_ends_in_the_same_weights_and_figures(
     assert_same_result(whole, resumed)
     assert measured(killed, resumed) == measured(whole)
     assert {step for step, _ in measured(killed, resumed)} == set(range(1, STEPS + 1))
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"grid": {"k": [2, 4], "lr": [1e-2, 1e-3]}},
+        {"k": 2, "dead_latents": "resample", "resample_every_tokens": 300},
+        {"k": 2, "dead_latents": "ghost"},
+        {"k": 2, "target_hookpoint": "layers.2", "skip_connection": True},
+        {"k": 2, "crosscoder_hookpoints": ["layers.0"], "buffer_tokens": 100_000},
+    ],
+    ids=["several", "resampling", "ghost gradients", "skip transcoder", "crosscoder of one generation"],
+)
+def test_so_does_whatever_else_there_is_to_keep(bench: Callable[..., Bench], options: dict[str, object]) -> None:
+    one = bench(**options)
+    whole, _ = one.attempt()
+    killed, code = one.attempt(at(18))
+    assert code == -signal.SIGKILL
+    resumed, code = one.attempt(resume_from=newest(killed))
+    assert code == 0
+    assert_same_result(whole, resumed)
+    assert measured(killed, resumed) == measured(whole)
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_writing_checkpoints_and_measuring_at_each_changes_nothing(bench: Callable[..., Bench], family: str) -> None:
+    options = {"k": 2} if "k" in honoured(family) else {}
+    often, _ = bench(family=family, checkpoint_every_steps=3, **options).attempt()
+    never, _ = bench(family=family, checkpoint_every_steps=None, **options).attempt()
+    assert_same_result(often, never)
 
 
 @pytest.mark.parametrize("rename", range(3))

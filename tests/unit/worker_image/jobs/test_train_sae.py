@@ -289,7 +289,7 @@ def test_a_checkpoint_at_an_interval_is_measured_on_held_out_tokens(job: Job) ->
     measured = {event.step: event.values for event in run.of(Metrics) if "val_fvu" in event.values}
     assert list(measured) == [10, 20, 30]
     assert {one.step: one.held_out_loss for one in run.of(CheckpointSaved)} == {
-        step: values["val_fvu"] for step, values in measured.items()
+        step: values["val_loss"] for step, values in measured.items()
     }
     assert measured[30]["val_fvu"] == run.finished.results["fvu"]
 
