@@ -143,6 +143,14 @@ class SaeConfig:
         return recipes.get(self.family, 1.0)
 
     @property
+    def controlled_l0(self) -> float | None:
+        """The L0 that a controller holds by moving the coefficient; None where nothing does. The quadratic JumpReLU
+        recipe has its target in the loss."""
+        if self.family in ("standard", "gated") or (self.family == "jumprelu" and not self.is_quadratic):
+            return self.target_l0
+        return None
+
+    @property
     def coefficient_warmup_steps(self) -> int:
         """Steps over which the weight of the sparsity loss rises: the whole run for JumpReLU's tanh recipe, none for
         its quadratic one, 5 % of the run else (the April 2024 recipe)."""

@@ -4,7 +4,7 @@ L0 falls as the coefficient rises, by how much nobody knows beforehand, and only
 logarithm of the coefficient follows a proportional and integral law on the logarithm of L0's excess:
 
     excess = log(average of L0 / target)
-    log coefficient += P (excess - excess before) + I excess
+    log coefficient += P (excess - excess before) + I min(excess / 1/4, 1)
 
 That is the law in its velocity form: what integrates is the coefficient itself, and since both its step and its range
 are bounded, nothing winds up while a bound holds it.
@@ -16,8 +16,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-_LARGEST_EXCESS = 1.0
-"""What integrates is at most a factor of e: early in training L0 is off by orders of magnitude and falls anyway. The
+_LARGEST_EXCESS = 0.25
+"""An excess beyond this integrates like this: early in training L0 is off by orders of magnitude and falls anyway. The
 proportional part sees all of that fall, and takes back what integrated meanwhile."""
 
 _LEAST_L0 = 1e-3
@@ -33,7 +33,7 @@ class L0Control:
     averaging_steps: float
     """Time constant of the average of L0."""
     integral_steps: float
-    """Time in which a lasting excess of a factor of e would move the coefficient by a factor of e."""
+    """Time in which a lasting excess of 28 % or more moves the coefficient by a factor of e."""
     proportional: float = 1.0
     """P: what the coefficient answers at once, in powers of L0's change."""
     most_per_step: float = 0.02
@@ -80,7 +80,7 @@ class L0Controller:
         excess = (self._average.clamp_min(_LEAST_L0) / control.target_l0).log()
         before = torch.where(self._excess.isnan(), excess, self._excess)
         self._excess = excess
-        lasting = excess.clamp(-_LARGEST_EXCESS, _LARGEST_EXCESS)
+        lasting = (excess / _LARGEST_EXCESS).clamp(-1, 1)
         step = pace * (control.proportional * (excess - before) + lasting / control.integral_steps)
         reach = math.log(control.range_factor)
         moved = self._log + step.clamp(-control.most_per_step, control.most_per_step)

@@ -15,7 +15,7 @@ from worker_image.sae.model import Output, Sae
 class Coefficients:
     """Weights that may be changed while training."""
 
-    sparsity: float
+    sparsity: Tensor | float
     """Weight of the sparsity loss, before its warm-up."""
     auxk_alpha: float
     """Weight of the AuxK loss."""

@@ -12,6 +12,10 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from worker_image.sae.metrics import squared_error
+from worker_image.sae.model import Sae
+from worker_image.sae.worlds import World
+
 
 def alignment(W_dec_FE: Tensor, directions_GE: Tensor) -> Tensor:
     """Absolute cosine between each latent's decoder and each feature's direction: (F, G)."""
@@ -74,16 +78,45 @@ class Detection:
 
 @dataclass(frozen=True)
 class Recovery:
-    """Scores of one SAE in one world."""
+    """Scores of one SAE in one world, used as after training."""
 
     mcc: float
     explained_variance: float
-    """1 - FVU, as deployed."""
+    """1 - FVU."""
     f1: float
     uniqueness: float
     dead_share: float
     """Latents that never fired on the tokens scored."""
     l0: float
-    """Latents per token, as deployed."""
+    """Latents per token."""
     true_l0: float
     """Features per token."""
+
+
+@torch.no_grad()
+def score(sae: Sae, world: World, tokens: int, seed: int, batch_tokens: int = 4096) -> Recovery:
+    """Scores of ``sae`` on fresh tokens of the world that it was trained in; its threshold is calibrated already."""
+    alignment_FG = alignment(sae.W_dec_FE, world.directions_GD)
+    detection = Detection(alignment_FG)
+    generator = world.generator(seed)
+    error = square = active = true_active = 0.0
+    sum_D = torch.zeros(world.recipe.d_in, dtype=torch.float64, device=world.device)
+    for start in range(0, tokens, batch_tokens):
+        x_BD, truth_BG = world.sample(min(batch_tokens, tokens - start), generator)
+        out = sae(x_BD, deployed=True)
+        fires_BF, truth_fires_BG = out.code.dense() > 0, truth_BG > 0
+        detection.add(fires_BF, truth_fires_BG)
+        error += squared_error(x_BD, out.y_hat_BE).item()
+        square += x_BD.double().square().sum().item()
+        sum_D += x_BD.double().sum(0)
+        active += fires_BF.sum().item()
+        true_active += truth_fires_BG.sum().item()
+    return Recovery(
+        mcc=mean_correlation(alignment_FG),
+        explained_variance=1 - error / (square - (sum_D.square().sum() / tokens).item()),
+        f1=detection.f1,
+        uniqueness=uniqueness(alignment_FG),
+        dead_share=detection.dead_share,
+        l0=active / tokens,
+        true_l0=true_active / tokens,
+    )

@@ -12,12 +12,16 @@ from torch import Tensor
 
 from worker_image.sae.checkpoint import SaeState
 from worker_image.sae.config import SaeConfig
+from worker_image.sae.controller import L0Control, L0Controller
 from worker_image.sae.dead import resample
 from worker_image.sae.families import build_sae
 from worker_image.sae.losses import Coefficients, Loss, loss_of
 from worker_image.sae.metrics import dead_latents, fvu
 from worker_image.sae.model import Output
 from worker_image.sae.schedule import coefficient_factor, lr_factor
+
+_CONTROLLER = "l0_controller."
+"""Before the names of what an L0 controller remembers, in a checkpoint."""
 
 
 @dataclass(frozen=True)
@@ -28,7 +32,7 @@ class StepOutcome:
     l0: Tensor
     d_sae: int
     lr: float
-    coefficient: float
+    coefficient: Tensor | float
     """Weight of the sparsity loss in this step."""
     grad_norm: Tensor | None
     fvu: Tensor | None
@@ -45,7 +49,7 @@ class StepOutcome:
             "lr": self.lr,
         }
         if self.loss.sparsity is not None:
-            found |= {"sparsity_loss": self.loss.sparsity.item(), "sparsity_coefficient": self.coefficient}
+            found |= {"sparsity_loss": self.loss.sparsity.item(), "sparsity_coefficient": float(self.coefficient)}
         for name, part in (
             ("fvu", self.fvu),
             ("extra_loss", self.loss.extra),
@@ -75,6 +79,10 @@ class Trainer:
         )
         self.peak_lr = config.peak_lr
         self.coefficients = Coefficients(config.initial_coefficient, config.auxk_alpha)
+        self._controller: L0Controller | None = None
+        if config.controlled_l0 is not None:
+            control = L0Control.over(config.controlled_l0, config.steps)
+            self._controller = L0Controller(control, config.initial_coefficient, device)
         self.step = 0
         self.tokens_trained = 0
         self.tokens_since_fired_F = torch.zeros(config.d_sae, dtype=torch.int64, device=device)
@@ -87,9 +95,10 @@ class Trainer:
         return self.peak_lr * lr_factor(self.step, self.config)
 
     @property
-    def coefficient(self) -> float:
+    def coefficient(self) -> Tensor | float:
         """Weight of the sparsity loss in the next step."""
-        return self.coefficients.sparsity * coefficient_factor(self.step, self.config)
+        held = self.coefficients.sparsity if self._controller is None else self._controller.coefficient
+        return held * coefficient_factor(self.step, self.config)
 
     @property
     def last_loss(self) -> float | None:
@@ -129,6 +138,10 @@ class Trainer:
         self._optimizer.step()
         if self.sae.holds_unit_norm:
             self.sae.normalise_decoder()
+        if self._controller is not None:
+            # What the coefficient does shows only once it has risen.
+            risen = coefficient_factor(self.step, self.config) == 1
+            self._controller.observe(out.code.l0, lr_factor(self.step, self.config) if risen else 0.0)
         self.tokens_since_fired_F += len(x_BD)
         self.tokens_since_fired_F[out.code.fired_F] = 0
         self.step += 1
@@ -147,6 +160,8 @@ class Trainer:
             self.peak_lr = self.config.peak_lr
         if "sparsity_coefficient" in mine:
             self.coefficients = replace(self.coefficients, sparsity=self.config.initial_coefficient)
+            if self._controller is not None:
+                self._controller.move_to(self.config.initial_coefficient)
         if "auxk_alpha" in mine:
             self.coefficients = replace(self.coefficients, auxk_alpha=self.config.auxk_alpha)
 
@@ -157,9 +172,14 @@ class Trainer:
             for name, named in self._moments().items()
             for moment, value in named.items()
         }
+        controlled = (
+            {f"{_CONTROLLER}{name}": value for name, value in self._controller.state().items()}
+            if self._controller is not None
+            else {}
+        )
         return SaeState(
             weights=dict(self.sae.state_dict()),
-            training=moments | {"tokens_since_fired": self.tokens_since_fired_F},
+            training=moments | controlled | {"tokens_since_fired": self.tokens_since_fired_F},
             values={
                 "step": self.step,
                 "tokens_trained": self.tokens_trained,
@@ -187,6 +207,14 @@ class Trainer:
                 # Fused Adam keeps its step count on the parameter's device, like the moments.
                 self._optimizer.state[parameter] = {k: v.clone().to(parameter.device) for k, v in moments.items()}
         self.tokens_since_fired_F.copy_(state.training["tokens_since_fired"])
+        if self._controller is not None:
+            self._controller.restore(
+                {
+                    name.removeprefix(_CONTROLLER): value
+                    for name, value in state.training.items()
+                    if name.startswith(_CONTROLLER)
+                }
+            )
         values: dict[str, Any] = state.values
         self.step = values["step"]
         self.tokens_trained = values["tokens_trained"]

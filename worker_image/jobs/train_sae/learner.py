@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
+from worker_image.sae.calibration import calibrate
 from worker_image.sae.evaluation import Evaluation, evaluate
 from worker_image.sae.losses import Loss
 from worker_image.sae.trainer import StepOutcome, Trainer
@@ -44,6 +45,12 @@ class Learner:
         """Measure on tokens that were not trained on."""
         x_ND, y_NE = held_out_NW[:, self.encoded], held_out_NW[:, self.predicted]
         return evaluate(self.trainer.sae, x_ND, batch_tokens, y_NE, weights=self.trainer.coefficients)
+
+    def evaluate_deployed(self, held_out_NW: Tensor, batch_tokens: int) -> Evaluation:
+        """Measure as it is used after training: a threshold that takes the batch's place is calibrated first."""
+        x_ND, y_NE = held_out_NW[:, self.encoded], held_out_NW[:, self.predicted]
+        calibrate(self.trainer.sae, x_ND, batch_tokens)
+        return evaluate(self.trainer.sae, x_ND, batch_tokens, y_NE, deployed=True)
 
     def _split(self, batch_BW: Tensor) -> tuple[Tensor, Tensor]:
         x_BD = batch_BW[:, self.encoded].contiguous()

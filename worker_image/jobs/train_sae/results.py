@@ -22,11 +22,13 @@ def export(
     inputs: Inputs,
     learners: list[Learner],
     measured: list[Evaluation] | None,
+    deployed: list[Evaluation] | None,
     wall_time_s: float,
 ) -> Results:
     """Write every autoencoder's artifacts and announce them; return the results of all.
 
-    ``measured``: on held-out tokens; None when the run ended before it had any.
+    ``measured``: on held-out tokens; None when the run ended before it had any. ``deployed``: the same as each is used
+    after training, with its calibrated threshold in place of a ranking within the batch.
 
     One alone lies in ``artifacts/``, several each in ``artifacts/sae_<index>/``; their results are named by index too,
     ``fvu/2``, and without one stands the mean.
@@ -34,6 +36,8 @@ def export(
     results = []
     for index, learner in enumerate(learners):
         found = _results(learner, measured[index] if measured else None) | {"wall_time_s": round(wall_time_s, 3)}
+        if deployed:
+            found |= {"deployed_fvu": deployed[index].fvu, "deployed_l0": deployed[index].l0}
         results.append(found)
         folder = run.artifacts if len(learners) == 1 else run.artifacts / f"sae_{index}"
         folder.mkdir(exist_ok=True)
@@ -53,7 +57,8 @@ def result_lines(learners: list[Learner], results: Results) -> list[str]:
         ending = f"/{index}" if len(learners) > 1 else ""
         lines.append(
             f"done: {learner.label + ': ' if learner.label else ''}held-out fvu {results['fvu' + ending]:.4f} at l0 "
-            f"{results['l0' + ending]:.1f}, dead share {results['dead_share' + ending]:.2%}, "
+            f"{results['l0' + ending]:.1f}, deployed {results['deployed_fvu' + ending]:.4f} at "
+            f"{results['deployed_l0' + ending]:.1f}, dead share {results['dead_share' + ending]:.2%}, "
             f"{results['alive_features' + ending]:.0f} features alive, {duration(results['wall_time_s'])}"
         )
     return lines

@@ -342,7 +342,7 @@ class Training:
         if self._scaling is None or not self._has_held_out:
             return None
         if self._measured is None or self._measured[0] != self._moment:
-            held_out_NW = self._scaling.apply(self.batches.held_out().float())
+            held_out_NW = self._scaled_held_out(self._scaling)
             measured = [learner.evaluate(held_out_NW, self.params.batch_size) for learner in self.learners]
             self._measured = (self._moment, measured)
             values = joined([{f"val_{name}": value for name, value in it.values().items()} for it in measured])
@@ -352,6 +352,9 @@ class Training:
             # What was measured is no training.
             self._train_pace.start()
         return self._measured[1]
+
+    def _scaled_held_out(self, scaling: Scaling) -> Tensor:
+        return scaling.apply(self.batches.held_out().float())
 
     @property
     def _moment(self) -> Moment:
@@ -392,5 +395,9 @@ class Training:
 
     def _export(self) -> dict[str, float]:
         """Write the artifacts with what was measured; return the results."""
-        measured = self._validate()
-        return export(self.params, self.run, self.inputs, self.learners, measured, time.monotonic() - self._began)
+        measured, deployed = self._validate(), None
+        if measured is not None and self._scaling is not None:
+            held_out_NW = self._scaled_held_out(self._scaling)
+            deployed = [learner.evaluate_deployed(held_out_NW, self.params.batch_size) for learner in self.learners]
+        wall_time_s = time.monotonic() - self._began
+        return export(self.params, self.run, self.inputs, self.learners, measured, deployed, wall_time_s)

@@ -100,7 +100,7 @@ def test_the_proportional_part_takes_back_what_integrates_while_l0_falls_by_itse
             controller.observe(torch.tensor(32.0 + 168.0 * math.exp(-step / 60)))
             highest[proportional] = max(highest[proportional], controller.coefficient.item())
 
-    assert highest[1.0] < highest[0.0] / 3
+    assert highest[1.0] < highest[0.0] / 2
 
 
 def test_while_warming_up_it_only_listens() -> None:
@@ -116,10 +116,10 @@ def test_while_warming_up_it_only_listens() -> None:
 def test_with_a_falling_learning_rate_it_moves_as_much_less() -> None:
     quick, slow = fresh(), fresh()
     for controller in (quick, slow):
-        controller.observe(torch.tensor(64.0), pace=0.0)
+        controller.observe(torch.tensor(35.0), pace=0.0)
 
-    quick.observe(torch.tensor(64.0), pace=1.0)
-    slow.observe(torch.tensor(64.0), pace=0.1)
+    quick.observe(torch.tensor(35.0), pace=1.0)
+    slow.observe(torch.tensor(35.0), pace=0.1)
 
     assert math.log(slow.coefficient.item()) == pytest.approx(0.1 * math.log(quick.coefficient.item()), rel=1e-3)
 

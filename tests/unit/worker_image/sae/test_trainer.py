@@ -1,5 +1,7 @@
 """A training step: what it keeps true and what it counts."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 from torch import Tensor
@@ -141,3 +143,59 @@ def test_restoring_the_state_continues_bit_exactly() -> None:
 def test_the_geometric_median_ignores_an_outlier() -> None:
     points = torch.tensor([[0.0, 0.0], [1.0, 0.0], [0.0, 1.0], [1.0, 1.0], [1000.0, 1000.0]])
     assert geometric_median(points, iterations=500).max() < 1.5
+
+
+@pytest.mark.parametrize(
+    ("changes", "controlled"),
+    [
+        ({"family": "standard", "target_l0": 4.0}, 4.0),
+        ({"family": "gated", "target_l0": 4.0}, 4.0),
+        ({"family": "jumprelu", "jumprelu_recipe": "tanh", "target_l0": 4.0}, 4.0),
+        ({"family": "jumprelu", "target_l0": 4.0}, None),
+        ({"family": "standard"}, None),
+    ],
+)
+def test_a_controller_holds_l0_where_the_loss_does_not_aim_for_it(
+    changes: dict[str, object], controlled: float | None
+) -> None:
+    made = trainer(sparsity_warmup_fraction=0.0, **changes)
+    assert made.config.controlled_l0 == controlled
+    start = float(made.coefficient)
+
+    for _ in range(5):
+        made.train_step(tokens())
+
+    assert (float(made.coefficient) != start) == (controlled is not None)
+
+
+def test_the_controller_waits_until_the_coefficient_has_risen() -> None:
+    made = trainer(family="standard", target_l0=4.0, steps=100, sparsity_warmup_fraction=0.1)
+    for _ in range(9):
+        made.train_step(tokens())
+    assert float(made.coefficient) == pytest.approx(made.config.initial_coefficient)
+
+    made.train_step(tokens())
+
+    assert float(made.coefficient) > made.config.initial_coefficient
+
+
+def test_a_trainer_restored_goes_on_with_the_same_coefficients_to_the_bit() -> None:
+    options = {"family": "standard", "target_l0": 4.0, "sparsity_warmup_fraction": 0.0}
+    whole, resumed = trainer(**options), trainer(**options)
+    for _ in range(10):
+        whole.train_step(tokens())
+    state = whole.state()
+    resumed.restore(replace(state, training={name: value.clone() for name, value in state.training.items()}))
+
+    pairs = [(whole.train_step(tokens()), resumed.train_step(tokens())) for _ in range(5)]
+
+    assert [float(one.coefficient) for one, _ in pairs] == [float(other.coefficient) for _, other in pairs]
+    assert torch.equal(whole.sae.W_dec_FE, resumed.sae.W_dec_FE)
+
+
+def test_a_coefficient_set_by_hand_is_where_the_controller_goes_on() -> None:
+    made = trainer(family="standard", target_l0=4.0, sparsity_warmup_fraction=0.0)
+
+    made.reconfigure({"sparsity_coefficient": 0.5})
+
+    assert float(made.coefficient) == pytest.approx(0.5)
