@@ -6,7 +6,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from worker_image.sae import sparse
-from worker_image.sae.sparse import Pattern, decode, pre_at, select_above, select_batch_topk, select_topk
+from worker_image.sae.sparse import Pattern, centre, decode, pre_at, select_above, select_batch_topk, select_topk
 
 TOKENS, D_IN, D_OUT, D_SAE = 30, 6, 5, 24
 
@@ -268,16 +268,15 @@ def test_gradients_that_reach_the_activations_directly_are_not_dropped(pattern: 
 
 
 @all_patterns
-def test_a_centre_gets_the_gradient_of_what_was_taken_off(pattern: Pattern) -> None:
+@pytest.mark.parametrize("fixed", [True, False], ids=["data", "data that wants a gradient"])
+def test_a_centre_gets_the_gradient_of_what_was_taken_off(pattern: Pattern, fixed: bool) -> None:
     found = []
-    for hidden in (True, False):
+    for centred, encoded in ((centre, pre_at), (torch.sub, plain_pre_at)):
         of = leaves() | {"centre": drawn(D_IN, seed=6).requires_grad_()}
-        if hidden:
-            x = of["x"].detach() - of["centre"].detach()
-            pre = pre_at(x, of["W_enc"], of["b_enc"], pattern, centre_D=of["centre"])
-        else:
-            pre = plain_pre_at(of["x"].detach() - of["centre"], of["W_enc"], of["b_enc"], pattern)
-        found.append(gradients((pre.square() * pattern.latent_N).sum(), of))
+        x = centred(of["x"].detach() if fixed else of["x"], of["centre"])
+        pre = encoded(x, of["W_enc"], of["b_enc"], pattern)
+        # Read in another way too, as AuxK does.
+        found.append(gradients((pre.square() * pattern.latent_N).sum() + x.square().sum(), of))
     torch.testing.assert_close(*found)
 
 
