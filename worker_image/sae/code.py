@@ -84,18 +84,19 @@ class Code:
 
 
 def encode_above(
-    x_BD: Tensor, W_enc_FD: Tensor, b_enc_F: Tensor, floor_F: Tensor, selecting_W_FD: Tensor | None = None
+    x_BD: Tensor, W_enc_FD: Tensor, b_enc_F: Tensor, floor_F: Tensor, selecting_FD: Tensor | None = None
 ) -> tuple[Tensor, Places]:
     """(W_enc x + b_enc, its places) wherever it exceeds the floor of its latent, or everywhere when that is much of it.
 
-    ``selecting_W_FD``: the encoder in the type in which positions are looked for, if it is another.
+    ``selecting_FD``: the encoder in the type in which positions are looked for, if it is another. Values are exact all
+    the same, for they are compared with thresholds once more.
     """
     shape = (len(x_BD), len(W_enc_FD))
-    selecting = W_enc_FD if selecting_W_FD is None else selecting_W_FD
-    if _share_above(x_BD, selecting, b_enc_F, floor_F) > _DENSE_FROM:
+    selecting_FD = W_enc_FD if selecting_FD is None else selecting_FD
+    if _share_above(x_BD, selecting_FD, b_enc_F, floor_F) > _DENSE_FROM:
         return functional.linear(x_BD, W_enc_FD, b_enc_F), Places(shape, None)
-    pattern, pre_N = select_above(x_BD, selecting, b_enc_F, floor_F)
-    known_N = pre_N if selecting_W_FD is None else None
+    pattern, found_N = select_above(x_BD, selecting_FD, b_enc_F, floor_F)
+    known_N = found_N if selecting_FD.dtype == W_enc_FD.dtype else None
     return pre_at(x_BD, W_enc_FD, b_enc_F, pattern, known_N), Places(shape, pattern)
 
 

@@ -4,11 +4,13 @@ Shapes: B tokens, D width, F = d_sae.
 """
 
 from torch import Tensor
+from torch.nn import functional
 
 
 def squared_error(x_BD: Tensor, y_BD: Tensor) -> Tensor:
     """Sum of squared differences; ``y_BD`` may broadcast."""
-    return (x_BD - y_BD).square().sum()
+    # One pass forwards and one backwards, where the three operations spelt out make five.
+    return functional.mse_loss(x_BD, y_BD.expand_as(x_BD), reduction="sum")
 
 
 def fvu(x_BD: Tensor, x_hat_BD: Tensor) -> Tensor:

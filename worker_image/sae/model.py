@@ -18,6 +18,7 @@ from torch.nn import functional
 from worker_image.sae.code import Code
 from worker_image.sae.config import SaeConfig
 from worker_image.sae.metrics import fvu, squared_error
+from worker_image.sae.sparse import centre
 
 
 @dataclass(frozen=True)
@@ -97,10 +98,11 @@ class Sae(nn.Module, ABC):
         """The encoder's weights."""
         return self.W_dec_FE if self.config.tied_weights else self.W_enc_FD
 
-    @property
-    def selecting_FD(self) -> Tensor | None:
-        """The encoder in the type in which positions are looked for; None where that is the weights' own."""
-        return None
+    def selecting_FD(self, *, deployed: bool = False) -> Tensor:
+        """The encoder in the type in which active latents are looked for, which only training may round."""
+        if deployed or self.config.encoder_dtype == "float32":
+            return self.encoder_FD
+        return self.encoder_FD.detach().to(getattr(torch, self.config.encoder_dtype))
 
     @property
     def holds_unit_norm(self) -> bool:
@@ -109,7 +111,7 @@ class Sae(nn.Module, ABC):
 
     def centred(self, x_BD: Tensor) -> Tensor:
         """What the encoder reads: the decoder's bias is taken off, unless what it belongs to is not what is read."""
-        return x_BD if self.config.is_transcoder else x_BD - self.b_dec_E
+        return x_BD if self.config.is_transcoder else centre(x_BD, self.b_dec_E)
 
     def complete(self, x_BD: Tensor, decoded_BE: Tensor) -> Tensor:
         """Add to what the latents decode to the bias and, where there is one, the skip path: (B, E)."""

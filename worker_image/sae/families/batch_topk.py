@@ -26,11 +26,9 @@ class BatchTopKSae(Sae):
         return self._above_threshold(x_BD) if deployed else self._largest_of_batch(x_BD)
 
     def _largest_of_batch(self, x_BD: Tensor) -> Code:
-        selecting_FD = self.selecting_FD
-        weights_FD = self.encoder_FD if selecting_FD is None else selecting_FD
         n_kept = self.config.k * len(x_BD)
-        pattern, found_N = select_batch_topk(x_BD, weights_FD, self.b_enc_F, n_kept)
-        pre_N = pre_at(x_BD, self.encoder_FD, self.b_enc_F, pattern, found_N if selecting_FD is None else None)
+        pattern, found_N = select_batch_topk(x_BD, self.selecting_FD(), self.b_enc_F, n_kept)
+        pre_N = pre_at(x_BD, self.encoder_FD, self.b_enc_F, pattern, found_N)
         return Code(torch.relu(pre_N), pre_N, Places((len(x_BD), self.config.d_sae), pattern))
 
     def _above_threshold(self, x_BD: Tensor) -> Code:

@@ -21,19 +21,17 @@ class TopKSae(Sae):
     """acts = ReLU(TopK(W_enc (x - b_dec) + b_enc))."""
 
     def encode(self, x_BD: Tensor, *, deployed: bool = False) -> Code:
-        return self._largest(x_BD, self.config.k)
+        return self._largest(x_BD, self.config.k, self.selecting_FD(deployed=deployed))
 
     def losses(self, x_BD: Tensor, y_BE: Tensor, out: Output, dead_S: Tensor) -> FamilyLoss:
         reconstruction = fvu(y_BE, out.y_hat_BE)
         if not self.config.multi_topk:
             return FamilyLoss(reconstruction)
-        code = self._largest(self.centred(x_BD), min(_MULTI * self.config.k, self.config.d_sae))
+        code = self._largest(self.centred(x_BD), min(_MULTI * self.config.k, self.config.d_sae), self.selecting_FD())
         y_hat_BE = self.complete(x_BD, code.decode(self.W_dec_FE))
         return FamilyLoss(reconstruction, extra=_MULTI_WEIGHT * fvu(y_BE, y_hat_BE))
 
-    def _largest(self, x_BD: Tensor, k: int) -> Code:
-        selecting_FD = self.selecting_FD
-        weights_FD = self.encoder_FD if selecting_FD is None else selecting_FD
-        pattern, found_N = select_topk(x_BD, weights_FD, self.b_enc_F, k)
-        pre_N = pre_at(x_BD, self.encoder_FD, self.b_enc_F, pattern, found_N if selecting_FD is None else None)
+    def _largest(self, x_BD: Tensor, k: int, selecting_FD: Tensor) -> Code:
+        pattern, found_N = select_topk(x_BD, selecting_FD, self.b_enc_F, k)
+        pre_N = pre_at(x_BD, self.encoder_FD, self.b_enc_F, pattern, found_N)
         return Code(torch.relu(pre_N), pre_N, Places((len(x_BD), self.config.d_sae), pattern))

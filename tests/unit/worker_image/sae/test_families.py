@@ -86,6 +86,25 @@ def test_deployed_is_as_in_training(family: str) -> None:
     torch.testing.assert_close(sae(x).y_hat_BE, sae(x, deployed=True).y_hat_BE)
 
 
+@pytest.mark.parametrize("family", FAMILIES)
+def test_looking_for_latents_in_bfloat16_changes_little_of_what_is_learned(family: str) -> None:
+    gradients = []
+    for dtype in ("float32", "bfloat16"):
+        sae = small_sae(**FAMILIES[family] | {"encoder_dtype": dtype}).float()
+        x = tokens().float()
+        sae(x).y_hat_BE.square().sum().backward()
+        gradients.append(torch.cat([p.grad.flatten() for p in sae.parameters() if p.grad is not None]))
+    assert gradients[1].dtype == torch.float32
+    assert torch.cosine_similarity(*gradients, dim=0) > 0.95
+
+
+def test_deployed_latents_are_looked_for_in_the_type_of_the_weights() -> None:
+    sae = by_hand(encoder_dtype="bfloat16")
+    x = torch.tensor([[1.001, 1.0]])
+    # In bfloat16 both are 1.
+    assert sae(x, deployed=True).code.dense().tolist() == [[pytest.approx(1.001), 0, 0]]
+
+
 def test_a_transcoder_starts_by_predicting_the_mean() -> None:
     sae = build_sae(SaeConfig(d_in=2, d_sae=3, k=1, d_out=4, skip_connection=True))
     y = torch.tensor([[0.0, 2.0, 4.0, 6.0], [2.0, 2.0, 2.0, 2.0]])
