@@ -131,22 +131,31 @@ def test_stop_leaves_a_checkpoint_and_artifacts(client: Client) -> None:
     client.stop(job_id)
     assert client.wait(job_id, timeout_s=60).status == JobStatus.STOPPED
     assert client.checkpoints(job_id)[0].reason == "stop"
-    assert {item.path for item in client.artifacts(job_id)} == {"sae.safetensors", "cfg.json", "metrics.json"}
+    left = {"sae.safetensors", "cfg.json", "metrics.json", "report.md"}
+    assert {item.path for item in client.artifacts(job_id)} == left
     assert json.loads(artifact(client, job_id, "metrics.json"))["fvu"] > 0
 
 
-def test_the_learning_rate_and_a_checkpoint_are_asked_for_live(client: Client) -> None:
+def test_what_is_asked_live_is_done_and_outlasts_a_kill(client: Client) -> None:
     job_id = submit(client, steps=100_000, checkpoint_every_steps=None)
     trains(client, job_id, 20)
-    client.set_learning_rate(job_id, 1e-5)
     client.checkpoint(job_id)
+    until(lambda: client.checkpoints(job_id), "a checkpoint is written", timeout_s=60)
+    client.set_learning_rate(job_id, 1e-5)
+    client.validate(job_id)
+    client.set_parameters(job_id, {"log_every_steps": 20, "auxk_alpha": 0.5})
     until(
         lambda: {command.status for command in client.job(job_id).commands} == {"applied"},
-        "both are applied",
+        "all are applied",
         timeout_s=60,
     )
     assert [checkpoint.reason for checkpoint in client.checkpoints(job_id)] == ["command"]
+    assert any("val_fvu" in point.values for point in client.metrics(job_id, names=["val_fvu"]).items)
     until(lambda: (client.job(job_id).metrics or {})["lr"] == pytest.approx(1e-5), "it trains at the new rate")
+    subprocess.run(["docker", "kill", client.job(job_id).attempt_list[0].handle], check=True, stdout=subprocess.DEVNULL)
+    until(lambda: len(client.job(job_id).attempt_list) == 2, "it goes on", timeout_s=60)
+    until(lambda: "auxk_alpha 0.5" in client.logs(job_id, attempt=2).data, "the change is made again", timeout_s=120)
+    assert client.set_parameters(job_id, {"lr": 1e-5, "auxk_alpha": 0.5}, dry_run=True).differences == []
     client.cancel(job_id)
     assert client.wait(job_id, timeout_s=60).status == JobStatus.CANCELLED
 

@@ -57,6 +57,15 @@ def write_json(content: Mapping[str, object], path: Path) -> None:
     settle(draft, path)
 
 
+def put_text(path: Path, text: str) -> None:
+    """Give ``path`` this text, whole or not at all."""
+    draft = path.with_name(f".{path.name}.draft")
+    draft.write_text(text)
+    sync_file(draft)
+    draft.rename(path)
+    sync_directory(path.parent)
+
+
 def sha256_of(path: Path) -> str:
     """Hex digest of a file's contents."""
     with path.open("rb") as file:

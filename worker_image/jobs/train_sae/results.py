@@ -46,7 +46,7 @@ def export(
         write_json(sparsify_config(learner.trainer.config, provenance), folder / "cfg.json")
         write_json({**found, **provenance}, folder / "metrics.json")
         for name, kind in (("sae.safetensors", "sae"), ("cfg.json", "config"), ("metrics.json", "metrics")):
-            _announce(run, folder / name, kind)
+            announce(run, folder / name, kind)
     return joined(results)
 
 
@@ -91,7 +91,8 @@ def _results(learner: Learner, measured: Evaluation | None) -> Results:
     return found
 
 
-def _announce(run: RunContext, path: Path, kind: str) -> None:
+def announce(run: RunContext, path: Path, kind: str) -> None:
+    """Tell of an artifact that is on disk."""
     run.emit(
         ArtifactSaved,
         path=str(path.relative_to(run.artifacts)),

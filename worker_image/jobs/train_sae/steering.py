@@ -2,7 +2,6 @@
 
 from collections.abc import Iterable, Mapping
 from typing import Any
-from uuid import UUID
 
 from pydantic import ValidationError
 
@@ -26,13 +25,14 @@ class Steering:
         self.params = params
         """The parameters in force."""
         self._changed: dict[str, ParameterValue] = {}
-        self._applied: list[UUID] = []
+        self.history: list[AppliedChange] = []
+        """The changes that were made, oldest first."""
         self._pending = list(changes)
 
     @property
     def count(self) -> int:
         """How many changes were made."""
-        return len(self._applied)
+        return len(self.history)
 
     @property
     def changed(self) -> dict[str, ParameterValue]:
@@ -41,7 +41,7 @@ class Steering:
 
     def to_json(self) -> dict[str, object]:
         """What a checkpoint keeps."""
-        return {"changed": self._changed, "applied": [str(command) for command in self._applied]}
+        return {"changed": self._changed, "history": [change.model_dump(mode="json") for change in self.history]}
 
     def restore(self, kept: Mapping[str, Any], written_with: Mapping[str, Any]) -> dict[str, ParameterValue]:
         """Put in force what a checkpoint says was; return that, to be told to the trainers.
@@ -52,36 +52,37 @@ class Steering:
         newer = {name: asked[name] for name in self._asked.live if asked[name] != written_with.get(name, asked[name])}
         changed = {name: value for name, value in kept["changed"].items() if name not in newer}
         self._put(changed)
-        self._applied = [UUID(text) for text in kept["applied"]]
-        self._pending = [change for change in self._pending if change.id not in self._applied]
+        self.history = [AppliedChange.model_validate(change) for change in kept["history"]]
+        made = {change.id for change in self.history}
+        self._pending = [change for change in self._pending if change.id not in made]
         return newer | changed
 
-    def change(self, command: UUID, values: Mapping[str, ParameterValue]) -> None:
-        """Put ``values`` in force, for good: what earlier attempts were told of them is not repeated any more.
+    def change(self, made: AppliedChange) -> None:
+        """Put its values in force, for good: what earlier attempts were told of them is not repeated any more.
 
         Raises:
             Refused: one of them cannot change in a running job, or cannot be so.
         """
-        self.repeat(command, values)
+        self.repeat(made)
         remaining = (
-            change.model_copy(update={"values": {k: v for k, v in change.values.items() if k not in values}})
+            change.model_copy(update={"values": {k: v for k, v in change.values.items() if k not in made.values}})
             for change in self._pending
         )
         self._pending = [change for change in remaining if change.values]
 
-    def repeat(self, command: UUID, values: Mapping[str, ParameterValue]) -> None:
-        """Put ``values`` in force as an earlier attempt did.
+    def repeat(self, made: AppliedChange) -> None:
+        """Put its values in force as an earlier attempt did.
 
         Raises:
             Refused: one of them cannot change in a running job, or cannot be so.
         """
-        for name in values:
+        for name in made.values:
             if name not in self._asked.live:
                 raise Refused(f"{name} cannot change while the job runs; one of {', '.join(sorted(self._asked.live))}")
             if name in self._asked.varied():
                 raise Refused(f"{name} differs between the autoencoders of this job")
-        self._put(self._changed | dict(values))
-        self._applied.append(command)
+        self._put(self._changed | made.values)
+        self.history.append(made)
 
     def due(self, step: int) -> AppliedChange | None:
         """The next change to repeat after so many steps, taken off the list; None when there is none."""

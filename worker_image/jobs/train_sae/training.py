@@ -24,13 +24,15 @@ from worker_image.errors import OutOfGpuMemory, UserError
 from worker_image.jobs.train_sae.checkpoints import Checkpoints, Moment, Reason
 from worker_image.jobs.train_sae.inputs import Inputs, Loaded
 from worker_image.jobs.train_sae.learner import Learner
-from worker_image.jobs.train_sae.results import export, joined, result_lines
+from worker_image.jobs.train_sae.report import Curves, report
+from worker_image.jobs.train_sae.results import announce, export, joined, result_lines
 from worker_image.jobs.train_sae.steering import Refused, Steering
 from worker_image.jobs.train_sae.summary import duration, summary_of
 from worker_image.pace import Pace
 from worker_image.reporter import Instruction, RunContext, Terminated
 from worker_image.sae.checkpoint import CheckpointState, Kind
 from worker_image.sae.evaluation import Evaluation
+from worker_image.sae.files import put_text
 from worker_image.sae.normalisation import Scaling
 from worker_image.sae.random_state import restore_random_state
 from worker_image.sae.trainer import StepOutcome
@@ -59,6 +61,7 @@ class Training:
         self._asked = params
         self.steering = Steering(params, run.changes)
         self.checkpoints = Checkpoints(run)
+        self.curves = Curves()
         self._reserved = params.checkpoint_every_steps is None and params.checkpoint_every_minutes is None
         """Whether there is room for copies of the state: not taken before one is sure to be needed."""
         self._measured: tuple[Moment, list[Evaluation]] | None = None
@@ -86,6 +89,7 @@ class Training:
         self._began -= float(checkpoint.run["elapsed_s"])  # type: ignore[arg-type]
         steering: dict[str, object] = checkpoint.run["steering"]  # type: ignore[assignment]
         changed = self.steering.restore(steering, checkpoint.params)
+        self.curves.restore(checkpoint.run["curves"])  # type: ignore[arg-type]
         for learner, state in zip(self.learners, checkpoint.saes, strict=True):
             learner.trainer.restore(state)
             learner.trainer.reconfigure(changed)
@@ -237,9 +241,13 @@ class Training:
                 f"({share:.1%})  {tokens_per_s:,.0f} tok/s  eta {duration(self._eta_s())}"
             )
         common = {"tokens_per_s": tokens_per_s, "stall_share": self.batches.stall_share}
-        self.run.metrics(step, joined(found) | common)
+        self._tell(step, joined(found) | common)
         self._progress("training", step, steps, "steps", self._train_pace.per_s)
         self._check_finite()
+
+    def _tell(self, step: int, values: dict[str, float]) -> None:
+        self.curves.add(step, values)
+        self.run.metrics(step, values)
 
     def _check_finite(self) -> None:
         """No more time is spent on weights that are lost, and no checkpoint to continue from is written.
@@ -301,7 +309,7 @@ class Training:
 
     def _change(self, instruction: SetLearningRate | SetParameters, values: Mapping[str, ParameterValue]) -> None:
         try:
-            self.steering.change(instruction.id, values)
+            self.steering.change(AppliedChange(id=instruction.id, step=self.step, values=dict(values)))
         except Refused as refused:
             self.run.rejected(instruction, str(refused))
         else:
@@ -311,7 +319,7 @@ class Training:
     def _repeat(self, change: AppliedChange) -> None:
         """Make a change again that an earlier attempt made after as many steps."""
         try:
-            self.steering.repeat(change.id, change.values)
+            self.steering.repeat(change)
         except Refused as refused:
             self.run.notify(f"a change that was made before cannot be made again: {refused}", "warning")
         else:
@@ -346,7 +354,7 @@ class Training:
             measured = [learner.evaluate(held_out_NW, self.params.batch_size) for learner in self.learners]
             self._measured = (self._moment, measured)
             values = joined([{f"val_{name}": value for name, value in it.values().items()} for it in measured])
-            self.run.metrics(self.step, values)
+            self._tell(self.step, values)
             for learner, it in zip(self.learners, measured, strict=True):
                 self.run.log(f"step {self.step}  {self._said_of(learner, it)}")
             # What was measured is no training.
@@ -386,6 +394,7 @@ class Training:
                 "dataset_bytes": self.inputs.activations.dataset.size_bytes,
                 "elapsed_s": time.monotonic() - self._began,
                 "steering": self.steering.to_json(),
+                "curves": self.curves.to_json(),
                 "trackers": dict(self.run.tracker_runs),
                 "scaling": None if self._scaling is None else self._scaling.to_json(),
             },
@@ -400,4 +409,17 @@ class Training:
             held_out_NW = self._scaled_held_out(self._scaling)
             deployed = [learner.evaluate_deployed(held_out_NW, self.params.batch_size) for learner in self.learners]
         wall_time_s = time.monotonic() - self._began
-        return export(self.params, self.run, self.inputs, self.learners, measured, deployed, wall_time_s)
+        results = export(self.params, self.run, self.inputs, self.learners, measured, deployed, wall_time_s)
+        text = report(
+            self._asked,
+            labels=[learner.label for learner in self.learners],
+            step=self.step,
+            wall_time_s=wall_time_s,
+            results=results,
+            curves=self.curves,
+            changes=self.steering.history,
+            checkpoint=self.checkpoints.newest,
+        )
+        put_text(self.run.artifacts / "report.md", text)
+        announce(self.run, self.run.artifacts / "report.md", "report")
+        return results

@@ -195,7 +195,8 @@ def test_stopping_writes_a_checkpoint_and_the_artifacts_so_far(job: Job) -> None
     run = job(script=once_at(5, Stop(id=uuid4(), ts=0)))
     assert run.finished.outcome == "stopped"
     assert [saved.reason for saved in run.of(CheckpointSaved)] == ["stop"]
-    assert {event.path for event in run.of(ArtifactSaved)} == {"sae.safetensors", "cfg.json", "metrics.json"}
+    left = {"sae.safetensors", "cfg.json", "metrics.json", "report.md"}
+    assert {event.path for event in run.of(ArtifactSaved)} == left
     assert run.finished.results["steps"] == 5
     assert run.finished.results["fvu"] > 0
 
@@ -454,6 +455,19 @@ def test_a_loss_that_is_lost_ends_the_job_and_leaves_only_good_checkpoints_to_co
         assert all(tensor.isfinite().all() for tensor in load_checkpoint(path).saes[0].weights.values())
     [anomaly] = folder.glob("anomaly_*")
     assert load_checkpoint(anomaly).loss is None
+
+
+def test_the_report_tells_what_came_out_how_it_went_and_what_was_changed(job: Job) -> None:
+    paused = job("paused", once_at(5, change(lr=1e-3), pause()))
+    run = job("stopped", once_at(9, Stop(id=uuid4(), ts=0)), resume_from=paused.checkpoints / "step_5")
+    [saved] = [event for event in run.of(ArtifactSaved) if event.kind == "report"]
+    text = (run.artifacts / saved.path).read_text()
+    first = reports(paused)[0].values["loss"]
+    assert "stopped early after 9 of 30 steps" in text
+    assert f"| loss | {first:.4g} (1) | {reports(run)[-1].values['loss']:.4g} (9) |" in text
+    assert "| 5 | lr = 0.001 |" in text
+    assert "| lr | 0.01 |" in text
+    assert f"| fvu | {run.finished.results['fvu']:.4g} |" in text
 
 
 # Changes while it runs
