@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from worker_image.sae.sparse import Pattern, decode, pre_at, select_above
+from worker_image.sae.sparse import Pattern, affine, decode, pre_at, select_above
 
 _DENSE_FROM = 0.1
 """Share of active latents from which a product over all of them is faster than one over the active."""
@@ -94,7 +94,7 @@ def encode_above(
     shape = (len(x_BD), len(W_enc_FD))
     selecting_FD = W_enc_FD if selecting_FD is None else selecting_FD
     if _share_above(x_BD, selecting_FD, b_enc_F, floor_F) > _DENSE_FROM:
-        return functional.linear(x_BD, W_enc_FD, b_enc_F), Places(shape, None)
+        return affine(x_BD, W_enc_FD, b_enc_F), Places(shape, None)
     pattern, found_N = select_above(x_BD, selecting_FD, b_enc_F, floor_F)
     known_N = found_N if selecting_FD.dtype == W_enc_FD.dtype else None
     return pre_at(x_BD, W_enc_FD, b_enc_F, pattern, known_N), Places(shape, pattern)

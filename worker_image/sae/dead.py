@@ -11,6 +11,7 @@ from torch.nn import functional
 
 from worker_image.sae.metrics import fvu
 from worker_image.sae.model import Output, Sae
+from worker_image.sae.sparse import affine
 
 _SMALLEST = 1e-6
 """Keeps ratios of norms finite."""
@@ -103,5 +104,5 @@ def _dead_rows(sae: Sae, x_BD: Tensor, dead_S: Tensor) -> tuple[Tensor, Tensor]:
     Autograd scatters their gradients back; the living latents are not touched.
     """
     W_enc_SD = sae.encoder_FD.index_select(0, dead_S)
-    pre_BS = functional.linear(sae.centred(x_BD), W_enc_SD, sae.b_enc_F[dead_S])
+    pre_BS = affine(sae.centred(x_BD), W_enc_SD, sae.b_enc_F[dead_S])
     return pre_BS, sae.W_dec_FE.index_select(0, dead_S)

@@ -8,12 +8,12 @@ import math
 import torch
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
-from torch.nn import functional
 
 from worker_image.sae.code import Code, encode_above
 from worker_image.sae.config import SaeConfig
 from worker_image.sae.metrics import fvu
 from worker_image.sae.model import FamilyLoss, Output, Sae, mean_squared_error
+from worker_image.sae.sparse import affine
 
 DEFAULT_TARGET_L0 = 32.0
 """What the quadratic recipe aims for when nobody says."""
@@ -84,7 +84,7 @@ class JumpReluSae(Sae):
 
     def _pull_of_dead(self, x_BD: Tensor, dead_S: Tensor) -> Tensor:
         """How far dead latents stay below their thresholds, weighed by decoder norm, per token."""
-        pre_BS = functional.linear(self.centred(x_BD), self.encoder_FD[dead_S], self.b_enc_F[dead_S])
+        pre_BS = affine(self.centred(x_BD), self.encoder_FD[dead_S], self.b_enc_F[dead_S])
         missing_BS = torch.relu(self.threshold_F[dead_S] - pre_BS) * self.decoder_norm_F[dead_S]
         return _PRE_ACTIVATION_WEIGHT * missing_BS.sum() / len(x_BD) * self._per_length
 

@@ -26,13 +26,13 @@ class MatryoshkaSae(BatchTopKSae):
 
     def losses(self, x_BD: Tensor, y_BE: Tensor, out: Output, dead_S: Tensor) -> FamilyLoss:
         variance = squared_error(y_BE, y_BE.mean(0))
-        nested_BGE = self.nested(x_BD, out.code)
-        return FamilyLoss((y_BE.unsqueeze(1) - nested_BGE).square().sum() / (nested_BGE.shape[1] * variance))
+        errors_G = torch.stack([squared_error(y_BE, y_hat_BE) for y_hat_BE in self.nested(x_BD, out.code)])
+        return FamilyLoss(errors_G.mean() / variance)
 
-    def nested(self, x_BD: Tensor, code: Code) -> Tensor:
-        """The reconstruction with the first group, the first two, and so on: (B, G, E)."""
-        nested_BGE = self._by_group(code).cumsum(1)
-        return nested_BGE + self.complete(x_BD, torch.zeros_like(nested_BGE[:, 0])).unsqueeze(1)
+    def nested(self, x_BD: Tensor, code: Code) -> list[Tensor]:
+        """The reconstruction with the first group, the first two, and so on: G times (B, E)."""
+        first_BE, *rest = self._by_group(code).unbind(1)
+        return list(accumulate([self.complete(x_BD, first_BE), *rest], torch.add))
 
     def _by_group(self, code: Code) -> Tensor:
         """What each group decodes to by itself: (B, G, E).

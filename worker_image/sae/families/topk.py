@@ -18,20 +18,26 @@ _MULTI_WEIGHT = 1 / 8
 
 
 class TopKSae(Sae):
-    """acts = ReLU(TopK(W_enc (x - b_dec) + b_enc))."""
+    """acts = ReLU(TopK(W_enc (x - b_dec) + b_enc)).
+
+    With Multi-TopK the code has the places of 4 k latents, of which k are active: one search serves both losses.
+    """
 
     def encode(self, x_BD: Tensor, *, deployed: bool = False) -> Code:
-        return self._largest(x_BD, self.config.k, self.selecting_FD(deployed=deployed))
+        k, d_sae = self.config.k, self.config.d_sae
+        n_places = min(_MULTI * k, d_sae) if self.config.multi_topk and not deployed else k
+        pattern, found_N = select_topk(x_BD, self.selecting_FD(deployed=deployed), self.b_enc_F, n_places)
+        pre_N = pre_at(x_BD, self.encoder_FD, self.b_enc_F, pattern, found_N)
+        acts_N = torch.relu(pre_N)
+        if n_places > k:
+            idx_BK = found_N.view(-1, n_places).topk(k, dim=1, sorted=False).indices
+            kept_BP = torch.zeros(len(idx_BK), n_places, dtype=torch.bool, device=x_BD.device).scatter(1, idx_BK, True)
+            acts_N = acts_N * kept_BP.view(-1)
+        return Code(acts_N, pre_N, Places((len(x_BD), d_sae), pattern))
 
     def losses(self, x_BD: Tensor, y_BE: Tensor, out: Output, dead_S: Tensor) -> FamilyLoss:
         reconstruction = fvu(y_BE, out.y_hat_BE)
         if not self.config.multi_topk:
             return FamilyLoss(reconstruction)
-        code = self._largest(self.centred(x_BD), min(_MULTI * self.config.k, self.config.d_sae), self.selecting_FD())
-        y_hat_BE = self.complete(x_BD, code.decode(self.W_dec_FE))
+        y_hat_BE = self.complete(x_BD, out.code.decode(self.W_dec_FE, torch.relu(out.code.pre_P)))
         return FamilyLoss(reconstruction, extra=_MULTI_WEIGHT * fvu(y_BE, y_hat_BE))
-
-    def _largest(self, x_BD: Tensor, k: int, selecting_FD: Tensor) -> Code:
-        pattern, found_N = select_topk(x_BD, selecting_FD, self.b_enc_F, k)
-        pre_N = pre_at(x_BD, self.encoder_FD, self.b_enc_F, pattern, found_N)
-        return Code(torch.relu(pre_N), pre_N, Places((len(x_BD), self.config.d_sae), pattern))

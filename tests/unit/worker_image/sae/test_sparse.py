@@ -6,7 +6,16 @@ from torch import Tensor
 from torch.nn import functional
 
 from worker_image.sae import sparse
-from worker_image.sae.sparse import Pattern, centre, decode, pre_at, select_above, select_batch_topk, select_topk
+from worker_image.sae.sparse import (
+    Pattern,
+    affine,
+    centre,
+    decode,
+    pre_at,
+    select_above,
+    select_batch_topk,
+    select_topk,
+)
 
 TOKENS, D_IN, D_OUT, D_SAE = 30, 6, 5, 24
 
@@ -277,6 +286,15 @@ def test_a_centre_gets_the_gradient_of_what_was_taken_off(pattern: Pattern, fixe
         pre = encoded(x, of["W_enc"], of["b_enc"], pattern)
         # Read in another way too, as AuxK does.
         found.append(gradients((pre.square() * pattern.latent_N).sum() + x.square().sum(), of))
+    torch.testing.assert_close(*found)
+
+
+def test_a_centre_gets_its_gradient_from_a_dense_product_too() -> None:
+    found = []
+    for centred, encoded in ((centre, affine), (torch.sub, functional.linear)):
+        of = leaves() | {"centre": drawn(D_IN, seed=6).requires_grad_()}
+        pre = encoded(centred(of["x"].detach(), of["centre"]), of["W_enc"], of["b_enc"])
+        found.append((pre, gradients(pre.square().sum(), of)))
     torch.testing.assert_close(*found)
 
 
