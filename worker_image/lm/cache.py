@@ -26,6 +26,7 @@ import shutil
 import time
 from collections import OrderedDict
 from collections.abc import Callable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -278,8 +279,13 @@ class Entry:
                 # Told to pause, most likely: what is there already need not be harvested again.
                 with suppress(OSError, UserError):
                     writer.flush()
+                    writer.settle()
                 raise
-            writer.flush()
+            else:
+                writer.flush()
+                writer.settle()
+            finally:
+                writer.close()
         finally:
             os.close(lock)
 
@@ -315,7 +321,7 @@ class Entry:
 
 
 class Writer:
-    """Appends rows to an entry."""
+    """Appends rows to an entry. One shard is written on a thread of its own while the next is filled."""
 
     def __init__(self, cache: ActivationCache, entry: Entry) -> None:
         self._cache = cache
@@ -325,6 +331,8 @@ class Writer:
         self.next = entry.next
         self.ended = entry.ended
         self._pending: list[Tensor] = []
+        self._thread = ThreadPoolExecutor(1, "shard-writer")
+        self._writing: Future[None] | None = None
 
     def room(self, wanted: int) -> int:
         """How many rows, of so many wanted, may be appended at once: none go beyond the end of a shard."""
@@ -343,11 +351,12 @@ class Writer:
             self.flush()
 
     def flush(self) -> None:
-        """Write what was appended, in a shard that is whole or not there.
+        """Begin to write what was appended, in a shard that is whole or not there.
 
         Raises:
-            CacheFull: it finds no room.
+            CacheFull: it, or the one before, finds no room.
         """
+        self.settle()
         if self.rows == self.entry.rows and self.ended == self.entry.ended:
             return
         entry = self.entry
@@ -356,21 +365,30 @@ class Writer:
         index = max(0, self.rows - 1) // layout.shard_rows
         before = entry.rows - index * layout.shard_rows
         parts = [entry._mapped(index), *self._pending] if before > 0 else self._pending
+        self._pending = []
+        noted = {"next": json.dumps(self.next.to_json()), "ended": "yes" if self.ended else "no"}
+        self._writing = self._thread.submit(self._write, entry._shard(index), parts, noted)
+
+    def settle(self) -> None:
+        """Wait for what is being written. Raises as ``flush`` does."""
+        if self._writing is not None:
+            writing, self._writing = self._writing, None
+            writing.result()
+            self.entry.refresh()
+
+    def close(self) -> None:
+        """Let the thread go."""
+        self._thread.shutdown()
+
+    def _write(self, final: Path, parts: list[Tensor], noted: dict[str, str]) -> None:
         acts_ND = torch.cat(parts)
         self._cache.make_room(acts_ND.nbytes)
-        final = entry._shard(index)
         draft = final.with_suffix(".draft")
-        noted = {
-            "rows": str(len(acts_ND)),
-            "next": json.dumps(self.next.to_json()),
-            "ended": "yes" if self.ended else "no",
-        }
+        noted = noted | {"rows": str(len(acts_ND))}
         save_file({"activations": acts_ND, **Statistics.of(acts_ND).tensors()}, draft, metadata=noted)
         sync_file(draft)
         draft.rename(final)
         sync_directory(final.parent)
-        self._pending = []
-        entry.refresh()
 
 
 @contextmanager

@@ -131,6 +131,7 @@ cache = ActivationCache(Path({str(tmp_path / "cache")!r}), shard_rows=SHARD)
 with cache.open(RECIPE).writing(nothing) as writer:
     for begin in (0, 4, 8):
         writer.append(rows(begin, begin + 4), position(begin + 4), ended=False)
+    writer.settle()
     writer._pending.append(rows(12, 13))
     (cache.folder / "entries" / RECIPE.key / "shard-000001.draft").write_bytes(b"half a sh")
     os.kill(os.getpid(), signal.SIGKILL)

@@ -7,6 +7,7 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from huggingface_hub.errors import LocalEntryNotFoundError
 
 from worker_image.errors import UserError
 from worker_image.lm.dataset import open_dataset
@@ -106,3 +107,28 @@ def test_there_are_at_least_as_many_bytes_of_text_as_tokens(tmp_path: Path) -> N
     pq.write_table(pa.table({"text": ["word " * 1000], "noise": ["x" * 100_000]}), tmp_path / "data.parquet")
     size = open_dataset(str(tmp_path / "data.parquet"), "text").text_bytes
     assert 1000 <= size < 100_000
+
+
+def test_of_a_hub_dataset_the_files_for_training_are_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("data/test-0.parquet", "data/train-1.parquet", "data/train-0.parquet"):
+        path = tmp_path / name
+        path.parent.mkdir(exist_ok=True)
+        pq.write_table(pa.table({"text": [name]}), path)
+    monkeypatch.setattr("huggingface_hub.snapshot_download", lambda *_, **__: str(tmp_path))
+    found = open_dataset("someone/texts", "text", network=True)
+    assert [document.text for document in found.read()] == ["data/train-0.parquet", "data/train-1.parquet"]
+
+
+def test_a_hub_dataset_that_cannot_be_had_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*_: object, **__: object) -> str:
+        raise LocalEntryNotFoundError("no connection")
+
+    monkeypatch.setattr("huggingface_hub.snapshot_download", refuse)
+    with pytest.raises(UserError, match="someone/texts cannot be fetched") as caught:
+        open_dataset("someone/texts", "text", network=True)
+    assert caught.value.field == "dataset"
+
+
+def test_without_the_network_a_hub_id_is_a_file_that_is_not_there() -> None:
+    with pytest.raises(UserError, match="does not exist"):
+        open_dataset("someone/texts", "text")
