@@ -7,7 +7,7 @@ from typing import Any, Literal
 from orchestrator.store import StoredCommand
 from worker_image.contract.commands import AppliedChange, ParameterValue, SetLearningRate, SetParameters
 from worker_image.contract.commands import command as command_adapter
-from worker_image.contract.jobs import JOB_TYPES
+from worker_image.contract.jobs import JobType
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,12 +40,12 @@ def in_force(params: Mapping[str, Any], changes: Iterable[AppliedChange]) -> dic
     return now
 
 
-def differences(job_type: str, now: Mapping[str, Any], wanted: Mapping[str, Any]) -> list[Difference]:
-    """Where ``wanted`` is not what is in force, in the order of the job type's parameters."""
-    model = JOB_TYPES[job_type]
+def differences(params: JobType, now: Mapping[str, Any], wanted: Mapping[str, Any]) -> list[Difference]:
+    """Where ``wanted`` is not what is in force of a job with ``params``, in their order."""
+    live = params.live - params.varied()
     return [
-        Difference(name, now.get(name), wanted[name], "now" if name in model.live else "new_job")
-        for name in model.model_fields
+        Difference(name, now.get(name), wanted[name], "now" if name in live else "new_job")
+        for name in type(params).model_fields
         if name in wanted and wanted[name] != now.get(name)
     ]
 

@@ -300,7 +300,7 @@ async def parameters(orchestrator: Orchestrator, job_id: JobId, body: ParameterR
     job = await orchestrator.store.job(job_id)
     now = in_force(job.params.model_dump(mode="json"), changes_made(await orchestrator.store.commands(job_id)))
     wanted = parse_params(job.type, now | body.params).model_dump(mode="json")
-    found = differences(job.type, now, wanted)
+    found = differences(job.params, now, wanted)
     values = {item.name: item.wanted for item in found if item.applies == "now"}
     asked = bool(values) and not body.dry_run
     command_id = await orchestrator.control.set_parameters(job_id, values) if asked else None
@@ -337,7 +337,7 @@ def _changed_for_restart(job: Job, changes: dict[str, Any], fresh: bool) -> Para
     """Raises: InvalidInput: a parameter is no good, or shapes a training from its first step."""
     before = job.params.model_dump(mode="json")
     changed = parse_params(job.type, before | changes)
-    for item in differences(job.type, before, changed.model_dump(mode="json")):
+    for item in differences(job.params, before, changed.model_dump(mode="json")):
         if item.applies == "new_job" and not fresh:
             raise InvalidInput(
                 f"params.{item.name}: it shapes a training from its first step, so none continues with another",

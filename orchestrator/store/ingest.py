@@ -99,9 +99,8 @@ def _remember_latest(session: Session, job_id: str, events: Sequence[Event]) -> 
     for event in events:
         match event:
             case Metrics():
-                # What is measured at one step may come in several events.
-                same_step = metrics if metrics.get("step") == event.step else {}
-                metrics = {**same_step, **event.values, "step": event.step}
+                # Not every event measures everything: of what it leaves out, the value before is the newest.
+                metrics = {**metrics, **event.values, "step": event.step}
             case Progress():
                 progress = event
             case Finished():

@@ -109,6 +109,8 @@ class ArchitectureParams(JobType):
             )
         if self.target_hookpoint == self.hookpoint:
             raise ValueError("target_hookpoint: it is hookpoint itself; leave it out for an autoencoder")
+        if self.target_l0 is not None and self.sparsity_coefficient == 0:
+            raise ValueError("sparsity_coefficient: 0 can never be steered to target_l0; leave it out or raise it")
         if abs(sum(self.matryoshka_fractions) - 1) > 1e-6:
             raise ValueError(f"matryoshka_fractions: they sum to {sum(self.matryoshka_fractions):g}; let them sum to 1")
         return self

@@ -162,8 +162,25 @@ class Trainer:
             self.coefficients = replace(self.coefficients, sparsity=self.config.initial_coefficient)
             if self._controller is not None:
                 self._controller.move_to(self.config.initial_coefficient)
+        if "target_l0" in mine:
+            self._retarget()
         if "auxk_alpha" in mine:
             self.coefficients = replace(self.coefficients, auxk_alpha=self.config.auxk_alpha)
+
+    def _retarget(self) -> None:
+        """Have a controller, or none, as the config says; either goes on from the coefficient in force."""
+        wanted = self.config.controlled_l0
+        if wanted is None:
+            if self._controller is not None:
+                self.coefficients = replace(self.coefficients, sparsity=self._controller.coefficient.item())
+            self._controller = None
+            return
+        control = L0Control.over(wanted, self.config.steps)
+        if self._controller is None:
+            device = self.tokens_since_fired_F.device
+            self._controller = L0Controller(control, self.config.initial_coefficient, device)
+            self._controller.move_to(self.coefficients.sparsity)
+        self._controller.control = control
 
     def state(self) -> SaeState:
         """All that ``restore`` needs, tensors shared, not copied: moments as ``optimizer.<parameter>.<moment>``."""

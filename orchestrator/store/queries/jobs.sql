@@ -112,8 +112,7 @@ SELECT data, ts, seq FROM events WHERE job_id = :job_id AND attempt = :attempt A
 
 -- name: latest
 UPDATE jobs SET progress = coalesce(:progress, progress),
-    metrics = CASE WHEN json_extract(metrics, '$.step') = :step THEN json_patch(metrics, :metrics)
-        ELSE coalesce(:metrics, metrics) END,
+    metrics = CASE WHEN :metrics IS NULL THEN metrics ELSE json_patch(coalesce(metrics, '{}'), :metrics) END,
     results = coalesce(:results, results), phase = coalesce(:phase, phase) WHERE id = :id
 
 -- name: put_checkpoint

@@ -3,8 +3,6 @@
 from datetime import UTC, datetime
 from uuid import UUID, uuid4
 
-import pytest
-
 from orchestrator.changes import Difference, changes_made, differences, in_force
 from orchestrator.domain import Checkpoint, best_checkpoint
 from orchestrator.store import StoredCommand
@@ -46,13 +44,19 @@ def test_the_newest_change_of_a_parameter_is_in_force() -> None:
     assert in_force({"lr": None, "k": 2}, changes) == {"lr": 1e-3, "k": 2}
 
 
-def test_what_differs_tells_whether_the_running_job_takes_it_up(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(TrainSaeParams, "live", frozenset({"lr"}))
+def test_what_differs_tells_whether_the_running_job_takes_it_up() -> None:
+    params = TrainSaeParams(model="tiny", dataset="books")
     now = {"lr": 0.1, "k": 2, "steps": 5}
-    assert differences("train_sae", now, {"k": 3, "lr": 0.2, "steps": 5}) == [
+    assert differences(params, now, {"k": 3, "lr": 0.2, "steps": 5}) == [
         Difference("k", 2, 3, "new_job"),
         Difference("lr", 0.1, 0.2, "now"),
     ]
+
+
+def test_what_differs_between_the_autoencoders_of_a_job_has_no_one_value_to_change() -> None:
+    params = TrainSaeParams(model="tiny", dataset="books", grid={"lr": [0.1, 0.01]})
+    [found] = differences(params, {"lr": None}, {"lr": 0.05})
+    assert found.applies == "new_job"
 
 
 def checkpoint(name: str, held_out_loss: float | None, attempt: int = 1) -> Checkpoint:

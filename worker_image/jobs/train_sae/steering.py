@@ -43,8 +43,11 @@ class Steering:
         """What a checkpoint keeps."""
         return {"changed": self._changed, "history": [change.model_dump(mode="json") for change in self.history]}
 
-    def restore(self, kept: Mapping[str, Any], written_with: Mapping[str, Any]) -> dict[str, ParameterValue]:
-        """Put in force what a checkpoint says was; return that, to be told to the trainers.
+    def restore(
+        self, kept: Mapping[str, Any], written_with: Mapping[str, Any]
+    ) -> tuple[dict[str, ParameterValue], dict[str, ParameterValue]]:
+        """Put in force what a checkpoint says was. Returns what was changed before it was written, and what is to be
+        changed now that its state is in place.
 
         What the job asks for and the checkpoint's own job, ``written_with``, did not is the newer wish.
         """
@@ -55,7 +58,7 @@ class Steering:
         self.history = [AppliedChange.model_validate(change) for change in kept["history"]]
         made = {change.id for change in self.history}
         self._pending = [change for change in self._pending if change.id not in made]
-        return newer | changed
+        return dict(kept["changed"]), newer
 
     def change(self, made: AppliedChange) -> None:
         """Put its values in force, for good: what earlier attempts were told of them is not repeated any more.

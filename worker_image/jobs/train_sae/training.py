@@ -88,11 +88,13 @@ class Training:
     def _continue_from(self, checkpoint: CheckpointState) -> None:
         self._began -= float(checkpoint.run["elapsed_s"])  # type: ignore[arg-type]
         steering: dict[str, object] = checkpoint.run["steering"]  # type: ignore[assignment]
-        changed = self.steering.restore(steering, checkpoint.params)
+        before, now = self.steering.restore(steering, checkpoint.params)
         self.curves.restore(checkpoint.run["curves"])  # type: ignore[arg-type]
         for learner, state in zip(self.learners, checkpoint.saes, strict=True):
+            # The state is that of a trainer that was changed already: whether it has a controller, for one.
+            learner.trainer.reconfigure(before)
             learner.trainer.restore(state)
-            learner.trainer.reconfigure(changed)
+            learner.trainer.reconfigure(now)
         scaling: dict[str, dict[str, object]] | None = checkpoint.run["scaling"]  # type: ignore[assignment]
         if scaling is not None:
             self._scaling = Scaling.from_json(scaling, self._columns)

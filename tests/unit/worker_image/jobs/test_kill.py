@@ -15,7 +15,7 @@ import torch
 from safetensors.torch import load_file
 
 from worker_image.contract.architecture import Family
-from worker_image.contract.commands import AppliedChange, SetParameters
+from worker_image.contract.commands import AppliedChange, ParameterValue, SetParameters
 from worker_image.contract.events import CheckpointSaved, CommandApplied, Event, Metrics, event
 from worker_image.contract.jobs import TrainSaeParams
 from worker_image.contract.rundir import RunDir, RunSpec
@@ -183,13 +183,14 @@ def test_a_killed_training_of_every_family_ends_in_the_same_weights_and_figures(
 @pytest.mark.parametrize(
     "options",
     [
+        {"family": "standard", "target_l0": 4.0},
         {"grid": {"k": [2, 4], "lr": [1e-2, 1e-3]}},
         {"k": 2, "dead_latents": "resample", "resample_every_tokens": 300},
         {"k": 2, "dead_latents": "ghost"},
         {"k": 2, "target_hookpoint": "layers.2", "skip_connection": True},
         {"k": 2, "crosscoder_hookpoints": ["layers.0"], "buffer_tokens": 100_000},
     ],
-    ids=["several", "resampling", "ghost gradients", "skip transcoder", "crosscoder of one generation"],
+    ids=["controller", "several", "resampling", "ghost gradients", "skip transcoder", "crosscoder of one generation"],
 )
 def test_so_does_whatever_else_there_is_to_keep(bench: Callable[..., Bench], options: dict[str, object]) -> None:
     one = bench(**options)
@@ -227,11 +228,25 @@ def test_killed_while_a_checkpoint_is_written_it_goes_on_from_the_one_before(
     assert measured(killed, resumed) == measured(whole)
 
 
-def test_what_was_asked_before_the_kill_is_done_again_at_its_step(bench: Callable[..., Bench]) -> None:
-    one = bench(k=2)
+@pytest.mark.parametrize(
+    ("options", "values"),
+    [
+        ({"k": 2}, {"lr": 1e-3, "auxk_alpha": 0.5}),
+        ({"family": "standard"}, {"sparsity_coefficient": 0.5}),
+        ({"family": "standard"}, {"target_l0": 4.0}),
+        ({"family": "standard", "target_l0": 4.0}, {"target_l0": 2.0, "sparsity_coefficient": 0.5}),
+        ({"family": "standard", "target_l0": 4.0}, {"target_l0": None}),
+    ],
+    ids=["rate and AuxK", "coefficient", "controller set up", "controller moved", "controller let go"],
+)
+@pytest.mark.parametrize("dies_at", [13, 18], ids=["before it is saved", "after"])
+def test_what_was_asked_before_the_kill_is_in_force_afterwards_from_the_same_step(
+    bench: Callable[..., Bench], options: dict[str, object], values: dict[str, ParameterValue], dies_at: int
+) -> None:
+    one = bench(**options)
 
     def ask(run_dir: Path) -> Callable[[int], None]:
-        told = SetParameters(id=uuid4(), ts=0, values={"lr": 1e-3, "auxk_alpha": 0.5})
+        told = SetParameters(id=uuid4(), ts=0, values=values)
 
         def look(step: int) -> None:
             if step == 12:
@@ -241,7 +256,7 @@ def test_what_was_asked_before_the_kill_is_done_again_at_its_step(bench: Callabl
 
     home = one._home / "runs" / str(one._job_id)
     whole, _ = one.attempt(ask(home / "1"))
-    looks = (ask(home / "2"), at(13))
+    looks = (ask(home / "2"), at(dies_at))
     killed, code = one.attempt(lambda step: [look(step) for look in looks].clear())
     assert code == -signal.SIGKILL
     [applied] = [found for found in events(killed) if isinstance(found, CommandApplied)]
