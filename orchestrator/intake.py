@@ -3,7 +3,7 @@
 import asyncio
 import difflib
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -19,13 +19,16 @@ from orchestrator.inventory import Inventory, model_shape
 from orchestrator.pipelines import Pipeline, Step, references, sampled
 from orchestrator.sweeps import points
 from orchestrator.views import CloneRequest, JobSubmission, SweepSubmission
+from worker_image.contract.activations import ActivationParams
 from worker_image.contract.jobs import JOB_TYPES, TrainSaeParams, job_params
 from worker_image.contract.model_shape import ModelShape
 
 ARRAY_INDEX = "SAEFORGE_ARRAY_INDEX"
 """Environment variable that tells the containers of a sweep apart."""
 _NAMED_FIELD = re.compile(r"^(?:Value error, )?(\w+): ")
-_LAYER = re.compile(r"^layers\.(\d+)$")
+_LAYER = re.compile(r"^layers\.(\d+)(?![\w])")
+_RESIDUAL = re.compile(r"^layers\.\d+(:in|:out)?$")
+_HOOKPOINT_FIELDS = {"hookpoint", "target_hookpoint", "crosscoder_hookpoints", "hookpoints"}
 
 
 async def admit(submission: JobSubmission, inventory: Inventory) -> Job:
@@ -219,25 +222,34 @@ def resolve(params: Params, inventory: Inventory, also: tuple[Path, ...] = ()) -
         for field, kind in params.references().items()
     }
     # A hub id is on no disk yet.
-    if isinstance(params, TrainSaeParams) and inputs["model"].startswith("/"):
+    if isinstance(params, ActivationParams) and inputs["model"].startswith("/"):
         _check_shape(params, model_shape(inputs["model"]))
     return inputs
 
 
-def _check_shape(params: TrainSaeParams, shape: ModelShape) -> None:
+def _check_shape(params: ActivationParams, shape: ModelShape) -> None:
     """Refuse at once what cannot fit the model, where its configuration tells; the worker checks the rest."""
-    asked = _LAYER.match(params.hookpoint)
-    if asked is None:
+    for field, hookpoint in _hookpoints(params):
+        asked = _LAYER.match(hookpoint)
+        if asked and shape.layers is not None and int(asked[1]) >= shape.layers:
+            raise InvalidInput(
+                f"params.{field}: {params.model!r} has no {hookpoint!r}",
+                field=f"params.{field}",
+                suggestion=f"it has layers.0 to layers.{shape.layers - 1}",
+            )
+    if not isinstance(params, TrainSaeParams) or not _RESIDUAL.match(params.hookpoint) or shape.d_model is None:
         return
-    if shape.layers is not None and int(asked[1]) >= shape.layers:
-        raise InvalidInput(
-            f"params.hookpoint: {params.model!r} has no {params.hookpoint!r}",
-            field="params.hookpoint",
-            suggestion=f"it has layers.0 to layers.{shape.layers - 1}",
-        )
-    if shape.d_model is not None and params.k > (d_sae := shape.d_model * params.expansion_factor):
+    if params.k > (d_sae := shape.d_model * params.expansion_factor):
         raise InvalidInput(
             f"params.k: {params.k} exceeds the {d_sae} latents",
             field="params.k",
             suggestion="lower k or raise expansion_factor",
         )
+
+
+def _hookpoints(params: ActivationParams) -> Iterator[tuple[str, str]]:
+    """Field and value of each place in the model that is named."""
+    for field in type(params).model_fields.keys() & _HOOKPOINT_FIELDS:
+        value = getattr(params, field)
+        for hookpoint in value if isinstance(value, list) else [value] if value else []:
+            yield field, hookpoint

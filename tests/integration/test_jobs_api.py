@@ -81,6 +81,14 @@ def test_a_repeated_submit_with_one_key_makes_one_job(orchestrator: Orchestrator
             "params.hookpoint",
             "layers.1",
         ),
+        (
+            {
+                "type": "harvest_activations",
+                "params": {"model": "tiny", "dataset": "text", "hookpoints": ["layers.2.mlp:in"]},
+            },
+            "params.hookpoints",
+            "layers.1",
+        ),
         ({"type": "container", "colour": "red"}, "colour", None),
         ({"type": "container", "resources": {"gpus": -1}}, "resources.gpus", None),
         ([], "body", None),
