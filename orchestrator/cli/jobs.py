@@ -4,6 +4,7 @@ import math
 from collections.abc import Callable, Sequence
 from datetime import UTC, datetime
 from json import dumps
+from pathlib import Path
 from typing import Annotated, Any
 
 import typer
@@ -14,6 +15,7 @@ from orchestrator.cli.console import STYLES, JobRef, Json, command, emit, find_j
 from orchestrator.cli.progress import duration
 from orchestrator.cli.submission import pair
 from orchestrator.client import Client
+from orchestrator.config_file import read
 from orchestrator.domain import TERMINAL, JobStatus
 from orchestrator.errors import InvalidInput
 from orchestrator.views import AttemptView, JobDetail, JobView
@@ -68,13 +70,21 @@ def set_lr(
 @command
 def set_parameters(
     job: JobRef,
-    change: Annotated[list[str], typer.Argument(metavar="KEY=VALUE...", help="Parameters and their new values.")],
+    change: Annotated[
+        list[str] | None, typer.Argument(metavar="KEY=VALUE...", help="Parameters and their new values.")
+    ] = None,
+    file: Annotated[
+        Path | None, typer.Option("--file", "-f", metavar="YAML", help="Take the parameters of this file as wanted.")
+    ] = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Only show what differs from what is in force.")] = False,
     json: Json = False,
 ) -> None:
     """Change parameters of a running job; shows which it takes up, and which want a new job."""
+    wanted = (read(file).values if file is not None else {}) | dict(pair(text) for text in change or [])
+    if not wanted:
+        raise InvalidInput("nothing to change", suggestion="give KEY=VALUE, or --file with a YAML file of parameters")
     with Client() as client:
-        found = client.set_parameters(find_job(client, job), dict(pair(text) for text in change), dry_run=dry_run)
+        found = client.set_parameters(find_job(client, job), wanted, dry_run=dry_run)
     if json:
         emit(found)
         return

@@ -175,11 +175,14 @@ def _buffered(params: TrainSaeParams) -> int:
 
 
 def _disk(params: TrainSaeParams, parameters: int) -> Iterator[Component]:
-    saved = 1 + (params.steps - 1) // params.checkpoint_every_steps if params.checkpoint_every_steps else 1
+    every = params.checkpoint_every_steps
+    saved = 1 + (params.steps - 1) // every if every else 1
+    round_ones = params.steps // math.lcm(every, params.keep_every_steps) if every and params.keep_every_steps else 0
+    # The newest, the first, the best, and those at round steps.
+    kept = min(saved, params.keep_checkpoints + 2 + round_ones)
+    field = "keep_checkpoints" if round_ones <= params.keep_checkpoints else "keep_every_steps"
     # One more is there while it is written, before the oldest goes.
-    yield Component(
-        "checkpoints", "disk", 3 * _FLOAT * parameters * (min(params.keep_checkpoints, saved) + 1), "keep_checkpoints"
-    )
+    yield Component("checkpoints", "disk", 3 * _FLOAT * parameters * (kept + 1), field)
     yield Component("artifacts", "disk", _FLOAT * parameters, "expansion_factor")
 
 

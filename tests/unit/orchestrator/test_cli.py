@@ -401,6 +401,19 @@ def test_set_shows_what_differs_and_what_wants_a_new_job(
     ]
 
 
+def test_set_takes_a_file_and_what_is_given_beside_it(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    (tmp_path / "sae.yaml").write_text("k: 64\nlr: 1.0e-3\n")
+    words = ["set", str(JOB), "lr=1e-4", "--file", str(tmp_path / "sae.yaml")]
+    _, script = run(monkeypatch, words, Answer(202, changes_json(None)))
+    assert sent(script)["params"] == {"k": 64, "lr": 1e-4}
+
+
+def test_set_without_anything_to_set_is_not_sent(monkeypatch: pytest.MonkeyPatch) -> None:
+    result, script = run(monkeypatch, ["set", str(JOB)], Answer())
+    assert result.exit_code == ExitCode.BAD_INPUT
+    assert script.requests == []
+
+
 def test_purge_asks_first(monkeypatch: pytest.MonkeyPatch) -> None:
     result, script = run(monkeypatch, ["purge", str(JOB)], Answer(body=job_json("completed")), typed="n\n")
     assert result.exit_code == ExitCode.BAD_INPUT

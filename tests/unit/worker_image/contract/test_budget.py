@@ -63,8 +63,11 @@ def test_the_buffer_holds_no_more_than_training_asks_for() -> None:
 
 
 def test_checkpoints_are_those_kept_and_the_one_being_written() -> None:
-    params = asked(expansion_factor=4, steps=1000, checkpoint_every_steps=100, keep_checkpoints=3)
-    assert sizes(training_budget(params, SMALL, on_gpu=True), "disk")["checkpoints"] == 4 * 12 * (2 * 32 * 8 + 32 + 8)
+    given = {"expansion_factor": 4, "steps": 1000, "checkpoint_every_steps": 100, "keep_checkpoints": 3}
+    one = 12 * (2 * 32 * 8 + 32 + 8)
+    for keep_every_steps, kept in ((None, 3 + 2), (500, 3 + 2 + 2), (100, 10)):
+        params = asked(**given, keep_every_steps=keep_every_steps)
+        assert sizes(training_budget(params, SMALL, on_gpu=True), "disk")["checkpoints"] == (kept + 1) * one
 
 
 def test_a_step_of_topk_does_not_grow_with_the_width_but_one_with_a_penalty_does() -> None:
