@@ -120,7 +120,8 @@ class ActivationCache:
     def fits(self, n_bytes: int) -> bool:
         """Whether so much more finds room, if need be by evicting whatever nobody uses."""
         spare = sum(_size(folder) for folder in self._folders() if self._evictable(folder))
-        return n_bytes <= self._left() + spare
+        # What is there already is of use however full the disk has become.
+        return n_bytes == 0 or n_bytes <= self._left() + spare
 
     def make_room(self, n_bytes: int) -> None:
         """Evict what was used longest ago until so much more finds room.

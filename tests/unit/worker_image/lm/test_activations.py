@@ -263,6 +263,12 @@ def test_what_does_not_fit_into_the_cache_is_streamed_unless_the_cache_is_requir
     assert isinstance(batches_of(opened(), FEEDING, small, required=True), CachedBatches)
 
 
+def test_what_is_in_the_cache_is_read_even_where_nothing_more_fits(opened: Open, cache: ActivationCache) -> None:
+    take(batches_of(opened(), FEEDING, cache), 1)
+    full = ActivationCache(cache.folder, 1, shard_rows=100)
+    assert isinstance(batches_of(opened(), FEEDING, full), CachedBatches)
+
+
 def test_a_checkpoint_of_other_activations_is_refused(opened: Open, cache: ActivationCache) -> None:
     position = batches_of(opened(), FEEDING, cache).position
     with pytest.raises(UserError, match="not those of the checkpoint"):
