@@ -1,7 +1,7 @@
 # Two commands do everything on a machine with Python 3.11 or newer and nothing else: make demo, make test.
 SHELL := /bin/bash
 .DEFAULT_GOAL := help
-.PHONY: help demo test check bench up image wheelhouse clean
+.PHONY: help demo test check bench quality up image wheelhouse clean
 
 BIN := .venv/bin
 SOURCES := orchestrator worker_image dashboard tests scripts/*.py
@@ -38,6 +38,11 @@ lint:
 bench: ## Measure how fast the orchestrator is, on a quiet machine; ONLY="submit idle" runs some of benchmarks/.
 	@scripts/install dev
 	@for name in $(or $(ONLY),submit planner launch reattach idle logs metrics checkpoint); do $(BIN)/python -m benchmarks.$$name || exit 1; done
+
+quality: ## Train every SAE family where the features are known and hold it to figures; GPU=1 in the large world.
+	@scripts/install dev
+	@$(BIN)/python -m benchmarks.quality $(if $(GPU),--gpu) $(if $(SEEDS),--seeds $(SEEDS)) \
+		$(if $(FAMILIES),--families $(FAMILIES)) $(if $(WORLDS),--worlds $(WORLDS))
 
 up: ## Start the orchestrator and the dashboard; jobs run in containers, or as processes where no engine answers.
 	@if $(engine_answers); then $(MAKE) --no-print-directory image; else scripts/install all; fi

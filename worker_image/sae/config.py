@@ -138,10 +138,15 @@ class SaeConfig:
 
     @property
     def initial_coefficient(self) -> float:
-        """Weight of the sparsity loss that training starts with; 1 for a family that has none."""
+        """Weight of the sparsity loss that training starts with; 1 for a family that has none.
+
+        Where a controller moves it, the April 2024 recipe starts at a tenth: too little is made up for within a few
+        hundred steps, while latents that too much sparsity merged early on do not part again.
+        """
         if self.sparsity_coefficient is not None:
             return self.sparsity_coefficient
-        recipes = {"standard": 5.0 if self.l1_recipe == "april_2024" else 1e-3, "gated": 1e-3, "jumprelu": 1.0}
+        april = 5.0 if self.controlled_l0 is None else 0.5
+        recipes = {"standard": april if self.l1_recipe == "april_2024" else 1e-3, "gated": 1e-3, "jumprelu": 1.0}
         return recipes.get(self.family, 1.0)
 
     @property

@@ -80,6 +80,10 @@ class Sae(nn.Module, ABC):
     def add_parameters(self, device: torch.device | str) -> None:
         """Create what the family has besides."""
 
+    def rate_scale(self, parameter: str) -> float:
+        """By how much the learning rate of the parameter of that name is multiplied."""
+        return 1.0
+
     @abstractmethod
     def encode(self, x_BD: Tensor, *, deployed: bool = False) -> Code:
         """The code of ``x_BD``, which is centred as ``centred`` does. ``deployed``: as it is used after training, a

@@ -70,7 +70,7 @@ class Trainer:
         self.sae = build_sae(config, device)
         optimizer = torch.optim.AdamW if config.optimizer == "adamw" else torch.optim.Adam
         self._optimizer = optimizer(
-            self.sae.parameters(),
+            self._parameter_groups(),
             lr=config.peak_lr,
             betas=(config.first_moment_decay, config.beta2),
             eps=config.eps,
@@ -134,7 +134,7 @@ class Trainer:
             grad_norm = torch.nn.utils.clip_grad_norm_(self.sae.parameters(), limit)
         lr = self.lr
         for group in self._optimizer.param_groups:
-            group["lr"] = lr
+            group["lr"] = lr * group["rate_scale"]
         self._optimizer.step()
         if self.sae.holds_unit_norm:
             self.sae.normalise_decoder()
@@ -239,6 +239,13 @@ class Trainer:
         self.peak_lr = values["peak_lr"]
         self.coefficients = Coefficients(values["sparsity_coefficient"], values["auxk_alpha"])
         self._last_loss = None if values["loss"] is None else torch.tensor(values["loss"])
+
+    def _parameter_groups(self) -> list[dict[str, Any]]:
+        """What the optimiser steps, by how fast it learns."""
+        by_scale: dict[float, list[torch.nn.Parameter]] = {}
+        for name, parameter in self.sae.named_parameters():
+            by_scale.setdefault(self.sae.rate_scale(name), []).append(parameter)
+        return [{"params": parameters, "rate_scale": scale} for scale, parameters in by_scale.items()]
 
     def _dead_S(self) -> Tensor:
         # No latent can be this long silent before that many tokens were seen, so nothing needs a warm-up of its own.

@@ -199,3 +199,20 @@ def test_a_coefficient_set_by_hand_is_where_the_controller_goes_on() -> None:
     made.reconfigure({"sparsity_coefficient": 0.5})
 
     assert float(made.coefficient) == pytest.approx(0.5)
+
+
+def test_thresholds_of_the_quadratic_jumprelu_learn_faster_than_weights() -> None:
+    made = trainer(family="jumprelu", target_l0=2.0, lr=1e-4, jumprelu_bandwidth=0.5, jumprelu_threshold=0.1)
+    weights, thresholds = made.sae.encoder_FD.detach().clone(), made.sae.log_threshold_F.detach().clone()
+
+    made.train_step(tokens())
+
+    # With a first moment that forgets at once, Adam's first step is as long as its rate.
+    assert (made.sae.encoder_FD - weights).abs().max().item() == pytest.approx(1e-4, rel=1e-2)
+    assert (made.sae.log_threshold_F - thresholds).abs().max().item() == pytest.approx(50e-4, rel=1e-2)
+
+
+def test_with_a_controller_the_april_recipe_starts_with_little_sparsity() -> None:
+    assert trainer(family="standard").config.initial_coefficient == 5.0
+    assert trainer(family="standard", target_l0=4.0).config.initial_coefficient == 0.5
+    assert trainer(family="standard", target_l0=4.0, sparsity_coefficient=2.0).config.initial_coefficient == 2.0
