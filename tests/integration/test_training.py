@@ -132,6 +132,7 @@ def test_stop_leaves_a_checkpoint_and_artifacts(client: Client) -> None:
     assert client.wait(job_id, timeout_s=60).status == JobStatus.STOPPED
     assert client.checkpoints(job_id)[0].reason == "stop"
     left = {"sae.safetensors", "cfg.json", "metrics.json", "report.md"}
+    left |= {"saelens/sae_weights.safetensors", "saelens/cfg.json"}
     assert {item.path for item in client.artifacts(job_id)} == left
     assert json.loads(artifact(client, job_id, "metrics.json"))["fvu"] > 0
 

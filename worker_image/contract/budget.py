@@ -183,7 +183,8 @@ def _disk(params: TrainSaeParams, parameters: int) -> Iterator[Component]:
     field = "keep_checkpoints" if round_ones <= params.keep_checkpoints else "keep_every_steps"
     # One more is there while it is written, before the oldest goes.
     yield Component("checkpoints", "disk", 3 * _FLOAT * parameters * (kept + 1), field)
-    yield Component("artifacts", "disk", _FLOAT * parameters, "expansion_factor")
+    exported = 1 + len(params.export_formats)
+    yield Component("artifacts", "disk", _FLOAT * parameters * exported, "export_formats")
 
 
 def _work(

@@ -25,6 +25,8 @@ GRID_FIELDS = frozenset(
 )
 """What may differ between the autoencoders of a job."""
 
+ExportFormat = Literal["auto", "saelens", "sparsify", "dictionary_learning"]
+
 GridValue = str | bool | int | float | None
 
 
@@ -84,6 +86,9 @@ class TrainSaeParams(TrackingParams, OptimisationParams, ArchitectureParams, Act
     """Newest checkpoints kept, besides the first, the best on held-out tokens, and those of keep_every_steps."""
     keep_every_steps: int | None = Field(default=1000, ge=1)
     """Keep each checkpoint whose step is a multiple of this; none for its step when empty."""
+    export_formats: Annotated[list[ExportFormat], Field(max_length=4)] = Field(default=["auto"])
+    """Formats of other libraries that the autoencoder is written in beside our own, each in a folder of its own; auto
+    is SAELens, or sparsify where SAELens cannot express it. Any can be made later with saeforge convert."""
 
     @model_validator(mode="after")
     def _buffer_holds_a_batch(self) -> Self:
@@ -103,6 +108,22 @@ class TrainSaeParams(TrackingParams, OptimisationParams, ArchitectureParams, Act
         if count > MOST_SAES:
             raise ValueError(f"grid: it makes {count} autoencoders, more than {MOST_SAES}; submit a sweep instead")
         self.variants()
+        return self
+
+    @model_validator(mode="after")
+    def _formats_can_express(self) -> Self:
+        if self.grid:
+            return self  # each of its variants is looked at by itself
+        transcodes = self.target_hookpoint is not None
+        cannot = {
+            "saelens": (transcodes or self.skip_connection) and self.family in ("topk", "gated"),
+            "sparsify": self.family != "topk",
+            "dictionary_learning": transcodes or self.skip_connection,
+        }
+        if refused := next((name for name in self.export_formats if cannot.get(name)), None):
+            kind = "transcoders" if transcodes else "autoencoders"
+            having = " with a skip connection" if self.skip_connection else ""
+            raise ValueError(f"export_formats: {refused} has no {self.family} {kind}{having}; leave it out")
         return self
 
     @property

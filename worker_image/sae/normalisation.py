@@ -8,7 +8,7 @@ Shapes: N tokens, B tokens, D = width of one hookpoint, W = width of all of them
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Literal, Self
+from typing import Literal, NamedTuple, Self
 
 import torch
 from torch import Tensor
@@ -52,13 +52,20 @@ class Normalisation:
         return cls(float(str(data["scale"])), None if mean is None else torch.tensor(mean, dtype=torch.float32))
 
 
+class Affine(NamedTuple):
+    """A normalisation column by column: ``(x - mean) * scale``; float32 on the CPU."""
+
+    scale_W: Tensor
+    mean_W: Tensor
+
+
 class Scaling:
     """The normalisations of all hookpoints, applied to their activations side by side."""
 
     def __init__(self, parts: Mapping[str, Normalisation], columns: Mapping[str, slice]) -> None:
         """``columns``: which columns of W belong to which hookpoint."""
         self.parts = dict(parts)
-        width = max(columns[name].stop for name in self.parts)
+        self._width = width = max(columns[name].stop for name in self.parts)
         scale_W, mean_W = torch.ones(width), torch.zeros(width)
         for name, part in self.parts.items():
             scale_W[columns[name]] = part.scale
@@ -83,6 +90,12 @@ class Scaling:
             self._scale_W = self._scale_W.to(x_BW.device)
             x_BW = x_BW * self._scale_W
         return x_BW
+
+    def of(self, columns: slice) -> Affine:
+        """What is done to these columns."""
+        scale_W = torch.ones(self._width) if self._scale_W is None else self._scale_W.cpu()
+        mean_W = torch.zeros(self._width) if self._mean_W is None else self._mean_W.cpu()
+        return Affine(scale_W[columns], mean_W[columns])
 
     def to_json(self) -> dict[str, object]:
         return {name: part.to_json() for name, part in self.parts.items()}

@@ -67,7 +67,8 @@ def test_a_whole_job_from_params_to_artifacts(tmp_path: Path, params: TrainSaePa
     assert isinstance(events[0], Started)
     assert isinstance(events[-1], Finished)
     assert events[-1].outcome == "completed"
-    assert {path.name for path in run_dir.artifacts.iterdir()} == {"sae.safetensors", "cfg.json", "metrics.json"}
+    left = {"sae.safetensors", "cfg.json", "metrics.json", "report.md", "saelens"}
+    assert {path.name for path in run_dir.artifacts.iterdir()} == left
     assert json.loads((run_dir.artifacts / "metrics.json").read_text())["fvu"] == events[-1].results["fvu"]
     log = run_dir.log.read_text()
     assert "step 5/5  loss" in log

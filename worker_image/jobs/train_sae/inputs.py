@@ -20,7 +20,9 @@ from worker_image.sae.checkpoint import CheckpointCorrupt, CheckpointState, load
 from worker_image.sae.config import SaeConfig
 from worker_image.sae.trainer import Trainer
 
-_MAY_DIFFER_ON_RESUME = TrainSaeParams.live | {"device", "network", "prefetch"} | TrackingParams.model_fields.keys()
+_MAY_DIFFER_ON_RESUME = (
+    TrainSaeParams.live | {"device", "network", "prefetch", "export_formats"} | TrackingParams.model_fields.keys()
+)
 """Parameters that may change in the course of a training: a job with other values may continue its checkpoint."""
 
 

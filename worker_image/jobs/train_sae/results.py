@@ -1,17 +1,13 @@
 """What a training leaves: measurements on held-out tokens, and the autoencoders as artifacts."""
 
-from pathlib import Path
-
-from worker_image import __version__
-from worker_image.contract.events import ArtifactSaved
 from worker_image.contract.jobs import TrainSaeParams
+from worker_image.jobs.train_sae.artifacts import write_artifacts
 from worker_image.jobs.train_sae.inputs import Inputs
 from worker_image.jobs.train_sae.learner import Learner
 from worker_image.jobs.train_sae.summary import duration
 from worker_image.reporter import RunContext
 from worker_image.sae.evaluation import Evaluation
-from worker_image.sae.export import sparsify_config, write_json, write_weights
-from worker_image.sae.files import sha256_of
+from worker_image.sae.normalisation import Scaling
 
 Results = dict[str, float]
 
@@ -21,14 +17,16 @@ def export(
     run: RunContext,
     inputs: Inputs,
     learners: list[Learner],
+    scaling: Scaling | None,
     measured: list[Evaluation] | None,
     deployed: list[Evaluation] | None,
     wall_time_s: float,
 ) -> Results:
     """Write every autoencoder's artifacts and announce them; return the results of all.
 
-    ``measured``: on held-out tokens; None when the run ended before it had any. ``deployed``: the same as each is used
-    after training, with its calibrated threshold in place of a ranking within the batch.
+    ``scaling``: what was done to activations before training. ``measured``: on held-out tokens; None when the run
+    ended before it had any. ``deployed``: the same as each is used after training, with its calibrated threshold in
+    place of a ranking within the batch.
 
     One alone lies in ``artifacts/``, several each in ``artifacts/sae_<index>/``; their results are named by index too,
     ``fvu/2``, and without one stands the mean.
@@ -40,13 +38,7 @@ def export(
             found |= {"deployed_fvu": deployed[index].fvu, "deployed_l0": deployed[index].l0}
         results.append(found)
         folder = run.artifacts if len(learners) == 1 else run.artifacts / f"sae_{index}"
-        folder.mkdir(exist_ok=True)
-        provenance = _provenance(params, inputs, learner)
-        write_weights(learner.trainer.sae, folder / "sae.safetensors")
-        write_json(sparsify_config(learner.trainer.config, provenance), folder / "cfg.json")
-        write_json({**found, **provenance}, folder / "metrics.json")
-        for name, kind in (("sae.safetensors", "sae"), ("cfg.json", "config"), ("metrics.json", "metrics")):
-            announce(run, folder / name, kind)
+        write_artifacts(params, run, inputs, learner, scaling, found, folder)
     return joined(results)
 
 
@@ -88,29 +80,4 @@ def _results(learner: Learner, measured: Evaluation | None) -> Results:
         found |= measured.values() | {"held_out_tokens": measured.tokens, "held_out_features": measured.fired}
     if trainer.last_loss is not None:
         found["train_loss"] = trainer.last_loss
-    return found
-
-
-def announce(run: RunContext, path: Path, kind: str) -> None:
-    """Tell of an artifact that is on disk."""
-    run.emit(
-        ArtifactSaved,
-        path=str(path.relative_to(run.artifacts)),
-        kind=kind,
-        size_bytes=path.stat().st_size,
-        digest=f"sha256:{sha256_of(path)}",
-    )
-    run.log(f"artifact {path} saved")
-
-
-def _provenance(params: TrainSaeParams, inputs: Inputs, learner: Learner) -> dict[str, object]:
-    found: dict[str, object] = {
-        "model": inputs.activations.source.reference,
-        "hookpoint": params.hookpoint,
-        "dataset": inputs.activations.dataset.name,
-        "seed": learner.trainer.config.seed,
-        "saeforge_version": __version__,
-    }
-    if learner.label:
-        found["variant"] = learner.label
     return found

@@ -21,11 +21,12 @@ from worker_image.contract.commands import (
 from worker_image.contract.events import Progress, Started
 from worker_image.contract.jobs import TrainSaeParams
 from worker_image.errors import OutOfGpuMemory, UserError
+from worker_image.jobs.train_sae.artifacts import announce
 from worker_image.jobs.train_sae.checkpoints import Checkpoints, Moment, Reason
 from worker_image.jobs.train_sae.inputs import Inputs, Loaded
 from worker_image.jobs.train_sae.learner import Learner
 from worker_image.jobs.train_sae.report import Curves, report
-from worker_image.jobs.train_sae.results import announce, export, joined, result_lines
+from worker_image.jobs.train_sae.results import export, joined, result_lines
 from worker_image.jobs.train_sae.steering import Refused, Steering
 from worker_image.jobs.train_sae.summary import duration, summary_of
 from worker_image.pace import Pace
@@ -411,7 +412,9 @@ class Training:
             held_out_NW = self._scaled_held_out(self._scaling)
             deployed = [learner.evaluate_deployed(held_out_NW, self.params.batch_size) for learner in self.learners]
         wall_time_s = time.monotonic() - self._began
-        results = export(self.params, self.run, self.inputs, self.learners, measured, deployed, wall_time_s)
+        results = export(
+            self.params, self.run, self.inputs, self.learners, self._scaling, measured, deployed, wall_time_s
+        )
         text = report(
             self._asked,
             labels=[learner.label for learner in self.learners],

@@ -7,21 +7,16 @@ Shapes: B tokens, D = d_in, E = d_out, F = d_sae. Matrices are latent by latent,
 
 from collections.abc import Iterator
 from dataclasses import dataclass, fields, replace
-from typing import Literal, NamedTuple, Self
+from typing import Literal, Self
 
 import torch
 from torch import Tensor
 from torch.nn import functional
 
+from worker_image.sae.normalisation import Affine
+
 Family = Literal["topk", "batch_topk", "matryoshka", "jumprelu", "gated", "standard"]
 Wiring = Literal["autoencoder", "transcoder", "crosscoder"]
-
-
-class Affine(NamedTuple):
-    """A normalisation of activations column by column: ``(x - mean) * scale``."""
-
-    scale_W: Tensor
-    mean_W: Tensor
 
 
 @dataclass(frozen=True)
@@ -98,7 +93,7 @@ class DeployedSae:
         """Name of a layout that can express this, the likeliest to be of use to others."""
         if (self.centred and self.W_skip_ED is None) or self.family not in ("topk", "gated"):
             return "saelens"
-        return "sparsify" if self.family == "topk" and self.d_in == self.d_out else "saeforge, our own format"
+        return "sparsify" if self.family == "topk" and self.d_in == self.d_out else "saeforge"
 
     def tensors(self) -> Iterator[tuple[str, Tensor]]:
         """Name and value of every weight that the family has."""

@@ -41,9 +41,9 @@ def write(sae: DeployedSae, folder: Path, provenance: Provenance) -> None:
         CannotExpress: it is a transcoder or has a skip connection.
     """
     if not sae.centred:
-        raise CannotExpress("dictionary_learning has no transcoders", f"export to {sae.fits}")
+        raise CannotExpress("dictionary_learning has no transcoders", f"export to {sae.fits} instead")
     if sae.W_skip_ED is not None:
-        raise CannotExpress("dictionary_learning has no skip connections", f"export to {sae.fits}")
+        raise CannotExpress("dictionary_learning has no skip connections", f"export to {sae.fits} instead")
     folder.mkdir(parents=True, exist_ok=True)
     draft = folder / f".{_WEIGHTS}.draft"
     torch.save({name: value.detach().cpu().contiguous().clone() for name, value in _tensors(sae).items()}, draft)

@@ -111,7 +111,7 @@ def _architecture(sae: DeployedSae) -> str:
         return family
     if family not in ("standard", "jumprelu"):
         kind = "transcoders" if not sae.centred else "autoencoders with a skip connection"
-        raise CannotExpress(f"SAELens has no {sae.family} {kind}", f"export to {sae.fits}")
+        raise CannotExpress(f"SAELens has no {sae.family} {kind}", f"export to {sae.fits} instead")
     parts = [*(["jumprelu"] if family == "jumprelu" else []), *(["skip"] if sae.W_skip_ED is not None else [])]
     return "_".join([*parts, "transcoder"])
 

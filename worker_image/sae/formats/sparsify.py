@@ -26,11 +26,11 @@ def write(sae: DeployedSae, folder: Path, provenance: Provenance) -> None:
         CannotExpress: it is not TopK, or its output has another width than its input.
     """
     if sae.family != "topk":
-        raise CannotExpress(f"sparsify has no {sae.family} autoencoders, only topk", f"export to {sae.fits}")
+        raise CannotExpress(f"sparsify has no {sae.family} autoencoders, only topk", f"export to {sae.fits} instead")
     if sae.d_in != sae.d_out:
         raise CannotExpress(
             f"sparsify's transcoders give as many entries as they read, not {sae.d_out} for {sae.d_in}",
-            f"export to {sae.fits}",
+            f"export to {sae.fits} instead",
         )
     tensors = {
         "encoder.weight": sae.W_enc_FD,

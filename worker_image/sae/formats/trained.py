@@ -14,9 +14,10 @@ from worker_image.sae.families.batch_topk import BatchTopKSae
 from worker_image.sae.families.gated import GatedSae
 from worker_image.sae.families.jumprelu import JumpReluSae
 from worker_image.sae.families.matryoshka import MatryoshkaSae
-from worker_image.sae.formats.deployed import Affine, DeployedSae
+from worker_image.sae.formats.deployed import DeployedSae
 from worker_image.sae.formats.refusals import CannotExpress
 from worker_image.sae.model import Sae
+from worker_image.sae.normalisation import Affine
 
 
 @torch.no_grad()

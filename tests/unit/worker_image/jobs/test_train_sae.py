@@ -179,7 +179,7 @@ def test_other_wirings_train_from_either_source(job: Job, cache: str, wiring: di
 def test_the_same_seed_gives_the_same_weights_and_another_does_not(job: Job) -> None:
     first, second, third = job("first"), job("second"), job("third", seed=1)
     assert_same_weights(first, second)
-    assert not torch.equal(weights(first)["W_dec"], weights(third)["W_dec"])
+    assert not torch.equal(weights(first)["W_dec_FE"], weights(third)["W_dec_FE"])
 
 
 def test_pausing_writes_a_checkpoint_and_answers(job: Job) -> None:
@@ -196,6 +196,7 @@ def test_stopping_writes_a_checkpoint_and_the_artifacts_so_far(job: Job) -> None
     assert run.finished.outcome == "stopped"
     assert [saved.reason for saved in run.of(CheckpointSaved)] == ["stop"]
     left = {"sae.safetensors", "cfg.json", "metrics.json", "report.md"}
+    left |= {"saelens/sae_weights.safetensors", "saelens/cfg.json"}
     assert {event.path for event in run.of(ArtifactSaved)} == left
     assert run.finished.results["steps"] == 5
     assert run.finished.results["fvu"] > 0

@@ -6,7 +6,8 @@ import pytest
 import torch
 
 from tests.unit.worker_image.sae.formats.saes import FAMILIES, D, E, drawn, some_sae
-from worker_image.sae.formats.deployed import Affine, DeployedSae, Family
+from worker_image.sae.formats.deployed import DeployedSae, Family
+from worker_image.sae.normalisation import Affine
 
 X_BD = drawn(32, D, seed=11)
 

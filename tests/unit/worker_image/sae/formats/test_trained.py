@@ -6,10 +6,11 @@ import torch
 from tests.unit.worker_image.sae.formats.saes import FAMILIES, D, E, F, K, drawn, every_sae, some_sae
 from worker_image.sae.config import SaeConfig
 from worker_image.sae.families import build_sae
-from worker_image.sae.formats.deployed import Affine, DeployedSae, Family
+from worker_image.sae.formats.deployed import DeployedSae, Family
 from worker_image.sae.formats.refusals import CannotExpress
 from worker_image.sae.formats.trained import deployed, rebuilt
 from worker_image.sae.model import Sae
+from worker_image.sae.normalisation import Affine
 
 X_BD = drawn(64, D, seed=20)
 WIRINGS: dict[str, dict[str, object]] = {
