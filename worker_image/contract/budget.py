@@ -122,6 +122,7 @@ def training_budget(params: TrainSaeParams, shape: ModelShape, *, on_gpu: bool, 
         Component(
             "training step", device, max(_step(variant, read, kept, device) for variant in variants), "batch_size"
         ),
+        *_encoder_copy(variants, read, device),
         *_stored(params, kept),
         Component("checkpoint being written", "host", 3 * _FLOAT * parameters, "expansion_factor"),
         *_disk(params, parameters),
@@ -161,6 +162,17 @@ def _step(variant: TrainSaeParams, read: int, kept: int, device: Pool) -> int:
     if variant.dead_latents == "auxk" and variant.auxk_alpha > 0:
         positions += batch * min(d_sae, variant.auxk_k or max(1, read // 2))
     return dense + 2 * _FLOAT * rows * d_sae + _POSITION_BYTES * positions
+
+
+def _encoder_copy(variants: list[TrainSaeParams], read: int, device: Pool) -> Iterator[Component]:
+    """The encoder's weights once more during a step: as a CPU multiplies them fastest, or in bfloat16."""
+
+    def size(variant: TrainSaeParams) -> int:
+        rounded = _FLOAT // 2 if variant.encoder_dtype == "bfloat16" else 0
+        return read * read * variant.expansion_factor * (_FLOAT if device == "host" else rounded)
+
+    if largest := max(size(variant) for variant in variants):
+        yield Component("encoder reordered or rounded", device, largest, "expansion_factor")
 
 
 def _stored(params: TrainSaeParams, kept: int) -> Iterator[Component]:
