@@ -49,6 +49,7 @@ class Checkpoints:
         self._clock = clock
         self._writer = CheckpointWriter(run.checkpoints, _spare_bytes)
         self._last: tuple[Moment, SavedCheckpoint] | None = None
+        self._announced = ""
         self._saved_at = clock()
         origin = run.resume_from
         self._is_first_attempt = origin is None
@@ -88,8 +89,7 @@ class Checkpoints:
         """Write a checkpoint before anything else happens; return its name."""
         self._put(self._writer.save_and_wait, moment, state, params, _Wanted(moment, reason, None))
         self.settle(params)
-        assert self._last is not None
-        return self._last[1].path.name
+        return self._announced
 
     def _put(
         self,
@@ -140,7 +140,7 @@ class Checkpoints:
         self._announce(wanted, saved, params)
 
     def _announce(self, wanted: _Wanted, saved: SavedCheckpoint, params: TrainSaeParams) -> None:
-        name = saved.path.name
+        name = self._announced = saved.path.name
         self._run.emit(
             CheckpointSaved,
             name=name,
