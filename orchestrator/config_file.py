@@ -1,5 +1,6 @@
 """A job's parameters as a YAML file: one that explains itself, and what is wrong with one, by its line."""
 
+import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,8 +15,25 @@ from orchestrator.intake import parse_params
 from worker_image.contract.jobs import JobType
 
 _WIDTH = 100
+_BOOLEAN = "tag:yaml.org,2002:bool"
 _ENDLESS = 2**31
 """No line of a value is ever broken."""
+
+
+class _Loader(yaml.SafeLoader):
+    """Takes true and false for truth values and nothing else: ``cache: off`` is a word, as in YAML 1.2."""
+
+
+_Loader.yaml_implicit_resolvers = {
+    first: [(tag, pattern) for tag, pattern in resolvers if tag != _BOOLEAN]
+    for first, resolvers in yaml.SafeLoader.yaml_implicit_resolvers.items()
+}
+_Loader.add_implicit_resolver(_BOOLEAN, re.compile(r"^(?:true|True|TRUE|false|False|FALSE)$"), list("tTfF"))
+
+
+def from_yaml(text: str) -> Any:
+    """What a YAML text says. Raises: yaml.YAMLError."""
+    return yaml.load(text, Loader=_Loader)
 
 
 def blank(job_type: type[JobType]) -> str:
@@ -131,8 +149,8 @@ def read(path: Path) -> ConfigFile:
     """
     try:
         text = path.read_text()
-        root = yaml.compose(text, Loader=yaml.SafeLoader)
-        values = yaml.safe_load(text)
+        root = yaml.compose(text, Loader=_Loader)
+        values = from_yaml(text)
     except (OSError, UnicodeDecodeError) as error:
         raise InvalidInput(f"{path}: cannot be read ({error})", field="config") from None
     except yaml.YAMLError as error:

@@ -47,7 +47,8 @@ async def estimate(orchestrator: Orchestrator, who: Who, submission: JobSubmissi
         )
     sight = await orchestrator.monitor.look()
     gpu = _gpu(params, submission.resources, sight)
-    make = partial(training_budget, shape=shape, on_gpu=gpu is not None)
+    cached = _cached(params, orchestrator)
+    make = partial(training_budget, shape=shape, on_gpu=gpu is not None, cached=cached)
     budget = make(params)
     speed = gpu_speed(gpu.name) if gpu else cpu_speed(submission.resources.cpus or orchestrator.settings.cpus)
     half = params.model_dtype != "float32"
@@ -76,6 +77,11 @@ async def estimate(orchestrator: Orchestrator, who: Who, submission: JobSubmissi
         cost=round(hours * price, 4) if price and gpu else None,
         warnings=_warnings(shape, gpu, submission.resources),
     )
+
+
+def _cached(params: TrainSaeParams, orchestrator: State) -> bool:
+    """Whether it is lent the activation cache, and takes it."""
+    return params.cache != "off" and orchestrator.settings.activation_cache_mb > 0
 
 
 def _gpu(params: TrainSaeParams, resources: Resources, sight: Sight) -> Gpu | None:
@@ -140,6 +146,7 @@ def _durations(jobs: Sequence[Job], speed: Speed, on_gpu: bool) -> list[tuple[fl
         shape = model_shape((job.inputs or {}).get("model", ""))
         # What it read may be gone, and without it nothing is known of its work.
         if isinstance(job.params, TrainSaeParams) and took and shape.d_model:
-            work = training_budget(job.params, shape, on_gpu=on_gpu).work
+            # Whether it found its activations in a cache is not known any more.
+            work = training_budget(job.params, shape, on_gpu=on_gpu, cached=job.params.cache != "off").work
             found.append((seconds(work, speed, model_in_half=job.params.model_dtype != "float32"), took))
     return found

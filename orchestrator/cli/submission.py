@@ -14,7 +14,7 @@ from pydantic import ValidationError
 from orchestrator.cli.console import ExitCode, command, emit, err, out
 from orchestrator.cli.following import follow_log
 from orchestrator.client import Client
-from orchestrator.config_file import applies_when
+from orchestrator.config_file import applies_when, from_yaml
 from orchestrator.domain import Resources, RetryPolicy
 from orchestrator.errors import InvalidInput
 from orchestrator.views import JobDetail
@@ -228,7 +228,7 @@ def _parse_json(path: Path, text: str) -> object:
 
 def _parse_yaml(path: Path, text: str) -> object:
     try:
-        return yaml.safe_load(text)
+        return from_yaml(text)
     except yaml.YAMLError as error:
         raise InvalidInput(f"{path}: is not YAML ({error})", field="params") from None
 

@@ -13,7 +13,7 @@ from orchestrator.errors import InvalidInput
 from tests.integration.conftest import Orchestrator
 from worker_image.contract.events import Finished
 
-PARAMS = {"model": "gpt", "dataset": "text"}
+PARAMS = {"model": "gpt", "dataset": "text", "cache": "off"}
 
 
 @pytest.fixture(autouse=True)
@@ -81,7 +81,7 @@ def test_the_command_line_shows_it_and_ends_with_an_error_where_it_does_not_fit(
     monkeypatch.setenv("SAEFORGE_URL", orchestrator.url)
     monkeypatch.setenv("SAEFORGE_API_KEY", orchestrator.key)
     file = tmp_path / "sae.yaml"
-    file.write_text("type: train_sae\nmodel: gpt\ndataset: text\n")
+    file.write_text("type: train_sae\nmodel: gpt\ndataset: text\ncache: off\n")
     fits = CliRunner().invoke(app, ["plan", str(file)])
     assert fits.exit_code == 0, fits.output
     assert "6,144 latents on activations of width 768" in fits.output

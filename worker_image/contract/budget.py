@@ -8,7 +8,7 @@ Symbols: B batch_size, D d_in, F d_sae, P parameters of an autoencoder.
 
 import math
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from typing import Literal
 
@@ -29,10 +29,14 @@ _CUDA_CONTEXT = 600 * MIB
 _CHUNK = {"gpu": 512 * MIB, "host": 16 * MIB}
 """Pre-activations held at once by the fused selection; see ``worker_image/sae/sparse.py``."""
 _LEAST_ROWS = 256
-_POSITION_BYTES = 80
-"""For one active latent of one token: value, gradient, row, latent, and the order by latent."""
-_PENALISED = frozenset({"standard", "jumprelu", "gated"})
-"""Families that let through as many latents as their penalty does: early in training nearly all of them."""
+_POSITION_BYTES = 320
+"""For one active latent of one token: values, gradients, row, latent, and the order by latent. Measured."""
+_DENSE_COPIES = {"standard": 6, "jumprelu": 7, "gated": 9}
+"""Families that let through as many latents as their penalty does, early in training nearly all of them, and how many
+B x F tensors a step then holds at once. Measured."""
+BUFFER = "activation buffer"
+COPY = "checkpoint being written"
+"""The component that is done without where there is no room: training then waits until it is written."""
 _BLOCK = re.compile(r"^layers\.(\d+)")
 
 Pool = Literal["gpu", "host", "disk"]
@@ -77,8 +81,7 @@ class Budget:
 
     def table(self, pool: Pool) -> str:
         """The components of a pool, largest first, in one line for people."""
-        parts = sorted((part for part in self.components if part.pool == pool), key=lambda part: -part.size_bytes)
-        return ", ".join(f"{part.name} {readable(part.size_bytes)}" for part in parts if part.size_bytes)
+        return listed([part for part in self.components if part.pool == pool])
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,11 +96,14 @@ class Advice:
         return f"{self.field} {self.value} (saves {readable(self.saves_bytes)})"
 
 
-def training_budget(params: TrainSaeParams, shape: ModelShape, *, on_gpu: bool, d_in: int | None = None) -> Budget:
+def training_budget(
+    params: TrainSaeParams, shape: ModelShape, *, on_gpu: bool, cached: bool, d_in: int | None = None
+) -> Budget:
     """What ``params`` take on a model of ``shape``.
 
     Args:
         on_gpu: whether it computes on a GPU; otherwise everything is in the machine's memory.
+        cached: whether activations come from the cache on disk instead of a buffer in memory.
         d_in: width of one hookpoint where it is known; the model's own when empty.
 
     Raises:
@@ -123,17 +129,22 @@ def training_budget(params: TrainSaeParams, shape: ModelShape, *, on_gpu: bool, 
             "training step", device, max(_step(variant, read, kept, device) for variant in variants), "batch_size"
         ),
         *_encoder_copy(variants, read, device),
-        *_stored(params, kept),
-        Component("checkpoint being written", "host", 3 * _FLOAT * parameters, "expansion_factor"),
+        *_stored(params, kept, on_gpu=on_gpu, cached=cached),
+        Component(COPY, "host", 3 * _FLOAT * parameters, "expansion_factor"),
         *_disk(params, parameters),
     )
-    d_sae = max(read * variant.expansion_factor for variant in variants)
-    return Budget(components, _work(params, variants, shape, read, parameters), read, d_sae)
+    d_sae = max(_latents(variant, read) for variant in variants)
+    return Budget(components, _work(params, variants, shape, read, parameters, cached=cached), read, d_sae)
+
+
+def _latents(variant: TrainSaeParams, read: int) -> int:
+    """d_sae: latents are counted by the width of one place, however many a crosscoder reads."""
+    return read // (1 + len(variant.crosscoder_hookpoints)) * variant.expansion_factor
 
 
 def _parameters(variant: TrainSaeParams, read: int) -> int:
     """Of one autoencoder."""
-    d_sae = read * variant.expansion_factor
+    d_sae = _latents(variant, read)
     written = read if variant.target_hookpoint is None else read // (1 + len(variant.crosscoder_hookpoints))
     matrices = d_sae * written + (0 if variant.tied_weights else d_sae * read)
     skip = written * read if variant.skip_connection else 0
@@ -153,15 +164,27 @@ def _model(params: TrainSaeParams, shape: ModelShape, width: int, kept: int, dev
 
 def _step(variant: TrainSaeParams, read: int, kept: int, device: Pool) -> int:
     """Peak working set of a step: what is alive at once beside weights, gradients and moments."""
-    batch, d_sae = variant.batch_size, read * variant.expansion_factor
+    batch, d_sae = variant.batch_size, _latents(variant, read)
     rows = min(batch, max(_LEAST_ROWS, _CHUNK[device] // (_FLOAT * d_sae)))
     dense = 5 * _FLOAT * batch * kept
-    if variant.family in _PENALISED:
-        return dense + 4 * _FLOAT * batch * d_sae
+    if copies := _DENSE_COPIES.get(variant.family):
+        return dense + copies * _FLOAT * batch * d_sae
     positions = batch * min(d_sae, variant.k * (5 if variant.multi_topk else 1))
-    if variant.dead_latents == "auxk" and variant.auxk_alpha > 0:
-        positions += batch * min(d_sae, variant.auxk_k or max(1, read // 2))
-    return dense + 2 * _FLOAT * rows * d_sae + _POSITION_BYTES * positions
+    step = dense + 2 * _FLOAT * rows * d_sae + _POSITION_BYTES * positions
+    return step + _reviving(variant, read)
+
+
+def _reviving(variant: TrainSaeParams, read: int) -> int:
+    """What helping dead latents takes, should most of them be dead; nothing in a training too short for that."""
+    # Empty stands for AuxK in these families.
+    policy = variant.dead_latents or "auxk"
+    every = _FLOAT * variant.batch_size * _latents(variant, read)
+    if variant.steps * variant.batch_size <= variant.dead_after_tokens:
+        return 0
+    if policy == "auxk" and variant.auxk_alpha:
+        chosen = _POSITION_BYTES * variant.batch_size * (variant.auxk_k or max(1, read // 2))
+        return every + min(chosen, 3 * every)
+    return 2 * every if policy == "ghost" else 0
 
 
 def _encoder_copy(variants: list[TrainSaeParams], read: int, device: Pool) -> Iterator[Component]:
@@ -169,21 +192,30 @@ def _encoder_copy(variants: list[TrainSaeParams], read: int, device: Pool) -> It
 
     def size(variant: TrainSaeParams) -> int:
         rounded = _FLOAT // 2 if variant.encoder_dtype == "bfloat16" else 0
-        return read * read * variant.expansion_factor * (_FLOAT if device == "host" else rounded)
+        return read * _latents(variant, read) * (_FLOAT if device == "host" else rounded)
 
     if largest := max(size(variant) for variant in variants):
         yield Component("encoder reordered or rounded", device, largest, "expansion_factor")
 
 
-def _stored(params: TrainSaeParams, kept: int) -> Iterator[Component]:
-    token_bytes = kept * _DTYPE_BYTES[params.model_dtype]
-    yield Component("activation buffer", "host", _buffered(params) * token_bytes, "buffer_tokens")
-    yield Component("held-out activations", "host", params.held_out_tokens * token_bytes, "held_out_tokens")
+def activation_bytes(params: TrainSaeParams) -> int:
+    """Of one number of an activation that is kept."""
+    return _DTYPE_BYTES[params.activation_dtype or params.model_dtype]
 
 
-def _buffered(params: TrainSaeParams) -> int:
+def _stored(params: TrainSaeParams, kept: int, *, on_gpu: bool, cached: bool) -> Iterator[Component]:
+    token_bytes = kept * activation_bytes(params)
     wanted = params.steps * params.batch_size
-    return min(params.buffer_tokens, wanted, params.max_tokens or wanted)
+    distinct = min(wanted, params.max_tokens or wanted)
+    if cached:
+        yield Component("activation cache", "disk", (distinct + params.held_out_tokens) * token_bytes, "max_tokens")
+    else:
+        held = min(params.buffer_tokens, distinct)
+        ahead = params.prefetch == "on" or (params.prefetch == "auto" and on_gpu)
+        # While one is served, the next is filled.
+        buffers = 2 if ahead and held < distinct else 1
+        yield Component(BUFFER, "host", buffers * held * token_bytes, "buffer_tokens")
+    yield Component("held-out activations", "host", params.held_out_tokens * token_bytes, "held_out_tokens")
 
 
 def _disk(params: TrainSaeParams, parameters: int) -> Iterator[Component]:
@@ -200,12 +232,19 @@ def _disk(params: TrainSaeParams, parameters: int) -> Iterator[Component]:
 
 
 def _work(
-    params: TrainSaeParams, variants: list[TrainSaeParams], shape: ModelShape, read: int, parameters: int
+    params: TrainSaeParams,
+    variants: list[TrainSaeParams],
+    shape: ModelShape,
+    read: int,
+    parameters: int,
+    *,
+    cached: bool,
 ) -> Work:
     wanted = params.steps * params.batch_size
     distinct = min(wanted, params.max_tokens or wanted)
-    # Tokens that do not fit the buffer are harvested anew in every epoch.
-    harvested = params.held_out_tokens + (distinct if distinct <= params.buffer_tokens else wanted)
+    # Without the cache, tokens that do not fit the buffer are harvested anew in every epoch.
+    once = cached or distinct <= params.buffer_tokens
+    harvested = params.held_out_tokens + (distinct if once else wanted)
     per_token = 0.0
     if shape.layers and shape.d_model and (block := shape.block_parameters):
         blocks = _blocks_read(params, shape.layers)
@@ -224,9 +263,9 @@ def _blocks_read(params: TrainSaeParams, layers: int) -> int:
 
 
 def _step_flop(variant: TrainSaeParams, read: int) -> int:
-    batch, d_sae = variant.batch_size, read * variant.expansion_factor
+    batch, d_sae = variant.batch_size, _latents(variant, read)
     encoder = 2 * batch * read * d_sae
-    if variant.family in _PENALISED:
+    if variant.family in _DENSE_COPIES:
         return 6 * encoder
     active = variant.k * (5 if variant.multi_topk else 1)
     return encoder + 2 * batch * 4 * active * read
@@ -282,6 +321,12 @@ def _lowered(
         low, high = (middle, high) if needs(middle) <= limit_bytes else (low, middle)
     # Sizes are chosen as powers of two; a factor of the width is small and taken as it is.
     return low if field == "expansion_factor" else max(least, 1 << (low.bit_length() - 1))
+
+
+def listed(parts: Iterable[Component]) -> str:
+    """Components in one line, the largest first."""
+    ordered = sorted(parts, key=lambda part: -part.size_bytes)
+    return ", ".join(f"{part.name} {readable(part.size_bytes)}" for part in ordered if part.size_bytes)
 
 
 def readable(size_bytes: float) -> str:

@@ -117,6 +117,12 @@ def test_numbers_that_yaml_takes_for_words_are_numbers(tmp_path: Path) -> None:
     assert params.lr == 1e-4
 
 
+def test_off_is_a_word_and_false_is_not(tmp_path: Path) -> None:
+    params = read(put(tmp_path, "model: m\ndataset: d\ncache: off\nnetwork: false\n")).parsed("train_sae", {})
+    assert isinstance(params, TrainSaeParams)
+    assert (params.cache, params.network) == ("off", False)
+
+
 def test_a_field_given_twice_is_refused(tmp_path: Path) -> None:
     with pytest.raises(InvalidInput, match=r":3: k is given twice, first on line 1"):
         read(put(tmp_path, "k: 1\nmodel: m\nk: 2\n"))

@@ -10,11 +10,11 @@ from worker_image.device import choose_device
 from worker_image.errors import OutOfGpuMemory, UserError
 from worker_image.jobs.activations import cache_of, open_activations
 from worker_image.jobs.train_sae.learner import Learner
+from worker_image.jobs.train_sae.memory import Need
 from worker_image.lm.activations import Activations, Feeding, batches_of
 from worker_image.lm.batches import Batches, Json
 from worker_image.lm.dataset import Dataset
 from worker_image.lm.harvest import Columns
-from worker_image.memory import MIB, available_bytes
 from worker_image.reporter import RunContext
 from worker_image.sae.checkpoint import CheckpointCorrupt, CheckpointState, load_checkpoint
 from worker_image.sae.config import SaeConfig
@@ -34,6 +34,8 @@ class Inputs:
     activations: Activations
     batches: Batches
     checkpoint: CheckpointState | None
+    gpu_memory_mb: int | None
+    """Of the GPU, where it is shared."""
 
 
 @dataclass(frozen=True)
@@ -44,6 +46,8 @@ class Loaded:
     """Which columns of a batch belong to which hookpoint."""
     learners: list[Learner]
     """In the order of the grid."""
+    need: Need
+    """What was reckoned with of memory."""
 
 
 def check_inputs(params: TrainSaeParams, run: RunContext) -> Inputs:
@@ -69,7 +73,7 @@ def check_inputs(params: TrainSaeParams, run: RunContext) -> Inputs:
     )
     position: Json | None = checkpoint.run["position"] if checkpoint else None  # type: ignore[assignment]
     batches = batches_of(activations, feeding, cache_of(params, run), required=params.cache == "on", position=position)
-    return Inputs(device, activations, batches, checkpoint)
+    return Inputs(device, activations, batches, checkpoint, run.gpu_memory_mb)
 
 
 def load(params: TrainSaeParams, inputs: Inputs) -> Loaded:
@@ -81,7 +85,14 @@ def load(params: TrainSaeParams, inputs: Inputs) -> Loaded:
     columns = inputs.batches.columns()
     variants = params.variants()
     configs = [sae_config(variant, columns) for variant in variants]
-    _check_memory(params, configs, columns, inputs)
+    need = Need.of(
+        params,
+        inputs.activations.source.config.to_dict(),
+        columns,
+        inputs.device,
+        inputs.batches.buffered_tokens,
+    )
+    need.check(inputs.gpu_memory_mb)
     learners = []
     for variant, config in zip(variants, configs, strict=True):
         try:
@@ -89,11 +100,12 @@ def load(params: TrainSaeParams, inputs: Inputs) -> Loaded:
         except torch.cuda.OutOfMemoryError as error:
             raise OutOfGpuMemory(
                 "expansion_factor",
-                f"an autoencoder of {config.d_sae} latents does not fit into GPU memory beside {len(learners)} others",
+                f"an autoencoder of {config.d_sae} latents does not fit into GPU memory beside {len(learners)} others; "
+                f"reckoned with: {need.table('gpu')}",
                 "lower expansion_factor" if len(variants) == 1 else "lower expansion_factor, or make the grid smaller",
             ) from error
         learners.append(Learner(params.label(variant), trainer, *ends(params, columns)))
-    return Loaded(columns, learners)
+    return Loaded(columns, learners, need)
 
 
 def ends(params: TrainSaeParams, columns: Columns) -> tuple[slice, slice]:
@@ -101,26 +113,6 @@ def ends(params: TrainSaeParams, columns: Columns) -> tuple[slice, slice]:
     read = [columns[name] for name in (params.hookpoint, *params.crosscoder_hookpoints)]
     encoded = slice(read[0].start, read[-1].stop)
     return encoded, encoded if params.target_hookpoint is None else columns[params.target_hookpoint]
-
-
-def _check_memory(params: TrainSaeParams, configs: list[SaeConfig], columns: Columns, inputs: Inputs) -> None:
-    """Refuse now what the kernel would end later. The language model is loaded: its memory is taken already."""
-    tokens = inputs.batches.buffered_tokens + params.held_out_tokens
-    width = sum(place.stop - place.start for place in columns.values())
-    buffer_bytes = tokens * width * getattr(torch, params.activation_dtype or params.model_dtype).itemsize
-    on_cpu = inputs.device.type == "cpu"
-    trainer_bytes = sum(config.training_bytes for config in configs) if on_cpu else 0
-    available = available_bytes()
-    if available is None or buffer_bytes + trainer_bytes <= available:
-        return
-    field = "buffer_tokens" if buffer_bytes >= trainer_bytes else "expansion_factor"
-    what = "the autoencoder with its optimiser" if len(configs) == 1 else f"{len(configs)} autoencoders"
-    raise UserError(
-        field,
-        f"{tokens} activations of width {width} take {buffer_bytes // MIB} MiB and {what} "
-        f"{trainer_bytes // MIB} MiB, but only {available // MIB} MiB of memory are left",
-        f"lower {field} or raise resources.memory_mb",
-    )
 
 
 def sae_config(params: TrainSaeParams, columns: Columns) -> SaeConfig:

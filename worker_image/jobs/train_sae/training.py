@@ -59,6 +59,7 @@ class Training:
         self.batches = inputs.batches
         self.learners = loaded.learners
         self._columns = loaded.columns
+        self._need = loaded.need
         self._asked = params
         self.steering = Steering(params, run.changes)
         self.checkpoints = Checkpoints(run)
@@ -216,7 +217,7 @@ class Training:
             raise OutOfGpuMemory(
                 "batch_size",
                 f"a step on {self.params.batch_size} tokens with {self.learners[0].trainer.config.d_sae} latents does "
-                "not fit into GPU memory",
+                f"not fit into GPU memory; reckoned with: {self._need.table('gpu')}",
                 "lower batch_size or expansion_factor",
             ) from error
         self._train_pace.advance(1)

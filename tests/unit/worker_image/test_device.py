@@ -5,8 +5,8 @@ from types import SimpleNamespace
 import pytest
 import torch
 
+from worker_image.device import choose_device
 from worker_image.errors import GpuAbsent, OutOfGpuMemory, UserError
-from worker_image.jobs.train_sae import inputs
 from worker_image.memory import MIB
 from worker_image.run import failure_of
 
@@ -22,17 +22,17 @@ def shares(monkeypatch: pytest.MonkeyPatch) -> list[tuple[float, int]]:
 
 
 def test_a_job_keeps_to_its_part_of_a_shared_gpu(shares: list[tuple[float, int]]) -> None:
-    assert inputs._device("auto", 1, 250) == torch.device("cuda:0")
+    assert choose_device("auto", 1, 250) == torch.device("cuda:0")
     assert shares == [(0.25, 0)]
 
 
 def test_a_job_with_a_gpu_of_its_own_takes_what_it_needs(shares: list[tuple[float, int]]) -> None:
-    assert inputs._device("auto", 1, None) == torch.device("cuda:0")
+    assert choose_device("auto", 1, None) == torch.device("cuda:0")
     assert shares == []
 
 
 def test_no_job_is_promised_more_than_the_gpu_has(shares: list[tuple[float, int]]) -> None:
-    inputs._device("cuda", 1, 4000)
+    choose_device("cuda", 1, 4000)
     assert shares == [(1.0, 0)]
 
 
@@ -42,9 +42,9 @@ def test_a_gpu_that_was_granted_and_cannot_be_used_is_told_and_not_held_for_noth
 ) -> None:
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     with pytest.raises(GpuAbsent, match="2 GPU"):
-        inputs._device(wanted, 2, None)
-    assert inputs._device("cpu", 2, None) == torch.device("cpu")
-    assert inputs._device("auto", 0, None) == torch.device("cpu")
+        choose_device(wanted, 2, None)
+    assert choose_device("cpu", 2, None) == torch.device("cpu")
+    assert choose_device("auto", 0, None) == torch.device("cpu")
 
 
 def test_it_is_told_apart_from_what_the_user_asked_for() -> None:
