@@ -145,7 +145,7 @@ def _credentials(settings: Settings) -> tuple[str | None, Tokens | None]:
 
 @asynccontextmanager
 async def _running(settings: Settings, given: Executor | None, instruments: Instruments) -> AsyncIterator[State]:
-    for folder in (settings.home, settings.runs, settings.models, settings.datasets):
+    for folder in (settings.home, settings.runs, settings.models, settings.datasets, settings.saes):
         folder.mkdir(parents=True, exist_ok=True)
     key, tokens = _credentials(settings)
     store = await Store.open(settings.database)

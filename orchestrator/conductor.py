@@ -32,6 +32,7 @@ from orchestrator.pipelines import (
 )
 from orchestrator.schedules import Schedule, next_time
 from orchestrator.settings import Settings
+from orchestrator.shelf import Shelf, reach_of
 from orchestrator.store import Store
 from orchestrator.supervisor import newest_checkpoint
 from orchestrator.views import JobSubmission
@@ -46,7 +47,12 @@ REST_S = 0.2
 
 
 async def new_pipeline(
-    submission: PipelineSubmission, inventory: Inventory, *, owner: str, pipeline_id: UUID | None = None
+    submission: PipelineSubmission,
+    inventory: Inventory,
+    shelf: Shelf,
+    *,
+    owner: str,
+    pipeline_id: UUID | None = None,
 ) -> Pipeline:
     """A pipeline whose steps could run as far as that can be told before their templates are filled in.
 
@@ -54,7 +60,7 @@ async def new_pipeline(
         InvalidInput: naming the step and the field at fault.
     """
     for step in submission.steps:
-        await check_step(step, inventory)
+        await check_step(step, inventory, shelf)
     return Pipeline(
         id=pipeline_id or uuid4(),
         name=submission.name,
@@ -125,7 +131,7 @@ class Conductor:
         try:
             params = filled(step.params, outputs)
             left = folders(step.params, outputs)
-            job = await admit_step(step, params, pipeline, self._inventory, left)
+            job = await admit_step(step, params, pipeline, self._inventory, left, self._shelf(pipeline.owner))
         except (TemplateError, OrchestratorError) as error:
             await self._store.pipelines.end(pipeline.id, step.name, StepState.REFUSED, str(error))
             return
@@ -178,15 +184,20 @@ class Conductor:
 
     async def _job(self, schedule: Schedule, made_id: UUID) -> UUID:
         submission = JobSubmission.model_validate(schedule.submission)
-        job = await admit(submission.model_copy(update={"owner": schedule.owner}), self._inventory)
+        submission = submission.model_copy(update={"owner": schedule.owner})
+        job = await admit(submission, self._inventory, self._shelf(schedule.owner))
         key = f"schedule {schedule.id}: {made_id}"
         kept: Job = await self._control.submit(replace(job, id=made_id), idempotency_key=key)
         return kept.id
 
     async def _pipeline(self, schedule: Schedule, made_id: UUID) -> UUID:
         submission = PipelineSubmission.model_validate(schedule.submission)
-        pipeline = await new_pipeline(submission, self._inventory, owner=schedule.owner, pipeline_id=made_id)
+        shelf = self._shelf(schedule.owner)
+        pipeline = await new_pipeline(submission, self._inventory, shelf, owner=schedule.owner, pipeline_id=made_id)
         return (await self._store.pipelines.submit(pipeline)).id
+
+    def _shelf(self, owner: str) -> Shelf:
+        return Shelf(self._store, self._settings.home, reach_of(owner))
 
     async def _lives(self, schedule: Schedule) -> bool:
         """Whether what it submitted the last time has not ended."""

@@ -10,9 +10,15 @@ from uuid import UUID
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from worker_image.contract.events import Failure
-from worker_image.contract.jobs import ContainerParams, HarvestActivationsParams, TrainSaeParams
+from worker_image.contract.jobs import (
+    ContainerParams,
+    EvaluateSaeParams,
+    HarvestActivationsParams,
+    SaeFeaturesParams,
+    TrainSaeParams,
+)
 
-Params = TrainSaeParams | HarvestActivationsParams | ContainerParams
+Params = TrainSaeParams | HarvestActivationsParams | EvaluateSaeParams | SaeFeaturesParams | ContainerParams
 
 
 class JobStatus(StrEnum):

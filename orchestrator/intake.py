@@ -17,6 +17,7 @@ from orchestrator.domain import Job, JobStatus, Params, Sweep
 from orchestrator.errors import InvalidInput
 from orchestrator.inventory import Inventory, model_shape
 from orchestrator.pipelines import Pipeline, Step, references, sampled
+from orchestrator.shelf import Shelf
 from orchestrator.sweeps import points
 from orchestrator.views import CloneRequest, JobSubmission, SweepSubmission
 from worker_image.contract.activations import ActivationParams
@@ -31,7 +32,7 @@ _RESIDUAL = re.compile(r"^layers\.\d+(:in|:out)?$")
 _HOOKPOINT_FIELDS = {"hookpoint", "target_hookpoint", "crosscoder_hookpoints", "hookpoints"}
 
 
-async def admit(submission: JobSubmission, inventory: Inventory) -> Job:
+async def admit(submission: JobSubmission, inventory: Inventory, shelf: Shelf) -> Job:
     """Make the job.
 
     Raises:
@@ -39,11 +40,12 @@ async def admit(submission: JobSubmission, inventory: Inventory) -> Job:
     """
     params = parse_params(submission.type, submission.params)
     # What it refers to lies on a disk that may be slow.
-    inputs = await asyncio.to_thread(resolve, params, inventory) if params.references() else {}
+    trained = await shelf.fetch(params.type, [submission.params])
+    inputs = await asyncio.to_thread(resolve, params, inventory, (), trained) if params.references() else {}
     return _made(submission, params, inputs)
 
 
-async def admit_sweep(submission: SweepSubmission, inventory: Inventory) -> tuple[Sweep, list[Job]]:
+async def admit_sweep(submission: SweepSubmission, inventory: Inventory, shelf: Shelf) -> tuple[Sweep, list[Job]]:
     """Make the jobs of a sweep, all of them or none.
 
     Raises:
@@ -63,11 +65,16 @@ async def admit_sweep(submission: SweepSubmission, inventory: Inventory) -> tupl
         created_at=datetime.now(UTC),
         max_running=submission.max_running,
     )
-    return sweep, await asyncio.to_thread(_admitted_all, submission, sweep, each, inventory)
+    trained = await shelf.fetch(type_name, each)
+    return sweep, await asyncio.to_thread(_admitted_all, submission, sweep, each, inventory, trained)
 
 
 def _admitted_all(
-    submission: SweepSubmission, sweep: Sweep, each: list[dict[str, Any]], inventory: Inventory
+    submission: SweepSubmission,
+    sweep: Sweep,
+    each: list[dict[str, Any]],
+    inventory: Inventory,
+    trained: Mapping[str, Path],
 ) -> list[Job]:
     digits = len(str(len(each) - 1))
     jobs: list[Job] = []
@@ -75,7 +82,7 @@ def _admitted_all(
         if "env" in JOB_TYPES[sweep.type].model_fields:
             params = params | {"env": {**params.get("env", {}), ARRAY_INDEX: str(index)}}
         parsed = parse_params(submission.type, params)
-        job = _made(submission, parsed, resolve(parsed, inventory))
+        job = _made(submission, parsed, resolve(parsed, inventory, (), trained))
         # Jobs start in the order of their making, which a clock need not tell apart.
         made = sweep.created_at + timedelta(microseconds=index)
         jobs.append(replace(job, name=f"{sweep.name}-{index:0{digits}d}", sweep=sweep.id, created_at=made))
@@ -100,7 +107,7 @@ def _made(submission: JobSubmission, params: Params, inputs: dict[str, str]) -> 
     )
 
 
-async def check_step(step: Step, inventory: Inventory) -> None:
+async def check_step(step: Step, inventory: Inventory, shelf: Shelf) -> None:
     """See whether a step could run, as far as that can be told before its templates are filled in.
 
     Raises:
@@ -110,7 +117,8 @@ async def check_step(step: Step, inventory: Inventory) -> None:
         if references(step.params):
             parse_params(step.type, sampled(step.params))
         else:
-            await asyncio.to_thread(resolve, parse_params(step.type, step.params), inventory)
+            trained = await shelf.fetch(step.type, [step.params])
+            await asyncio.to_thread(resolve, parse_params(step.type, step.params), inventory, (), trained)
     except InvalidInput as error:
         place = f"steps.{step.name}"
         raise InvalidInput(
@@ -119,7 +127,12 @@ async def check_step(step: Step, inventory: Inventory) -> None:
 
 
 async def admit_step(
-    step: Step, params: dict[str, Any], pipeline: Pipeline, inventory: Inventory, left: Mapping[str, str]
+    step: Step,
+    params: dict[str, Any],
+    pipeline: Pipeline,
+    inventory: Inventory,
+    left: Mapping[str, str],
+    shelf: Shelf,
 ) -> Job:
     """Make the job of a step.
 
@@ -132,7 +145,8 @@ async def admit_step(
     """
     parsed = parse_params(step.type, params)
     also = tuple(Path(folder) for folder in left.values())
-    inputs = await asyncio.to_thread(resolve, parsed, inventory, also)
+    trained = await shelf.fetch(parsed.type, [params])
+    inputs = await asyncio.to_thread(resolve, parsed, inventory, also, trained)
     return Job(
         id=uuid4(),
         name=f"{pipeline.name}-{step.name}",
@@ -211,16 +225,25 @@ def _invalid(error: ValidationError, type_name: str) -> InvalidInput:
     return InvalidInput(f"{field}: {message}", field=field, suggestion=meaning)
 
 
-def resolve(params: Params, inventory: Inventory, also: tuple[Path, ...] = ()) -> dict[str, str]:
+def resolve(
+    params: Params, inventory: Inventory, also: tuple[Path, ...] = (), trained: Mapping[str, Path] | None = None
+) -> dict[str, str]:
     """Reference field -> the absolute path it means, or a hub id. Blocking.
+
+    Args:
+        also: directories that may be read beside the allowed roots.
+        trained: what was fetched from the shelf.
 
     Raises:
         InvalidInput: naming the field at fault and what to do.
     """
-    inputs = {
-        field: inventory.resolve(kind, f"params.{field}", getattr(params, field), network=params.network, also=also)
-        for field, kind in params.references().items()
-    }
+    inputs: dict[str, str] = {}
+    for field, kind in params.references().items():
+        value: str = getattr(params, field)
+        if kind == "sae" and trained and value in trained:
+            inputs[field] = str(trained[value])
+        else:
+            inputs[field] = inventory.resolve(kind, f"params.{field}", value, network=params.network, also=also)
     # A hub id is on no disk yet.
     if isinstance(params, ActivationParams) and inputs["model"].startswith("/"):
         _check_shape(params, model_shape(inputs["model"]))

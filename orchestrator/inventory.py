@@ -18,6 +18,8 @@ from worker_image.contract.model_shape import ModelShape
 DATASET_SUFFIXES = (".jsonl", ".txt", ".parquet", ".arrow")
 _SAVED_BY_DATASETS = ("dataset_dict.json", "state.json")
 """A directory that holds one of these is one dataset."""
+_SAE_FILES = ("sae.safetensors", "sae_weights.safetensors", "ae.pt")
+"""A folder that holds one of these is an autoencoder's."""
 _HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
 _LAYER_KEYS = ("num_hidden_layers", "n_layer", "num_layers", "n_layers")
 _WIDTH_KEYS = ("hidden_size", "n_embd", "d_model")
@@ -37,10 +39,11 @@ class Entry:
 
 
 class Inventory:
-    """What lies under ``<home>/models``, ``<home>/datasets`` and the allowed roots. Blocking."""
+    """What lies under ``<home>/models``, ``<home>/datasets``, ``<home>/saes`` and the allowed roots. Blocking."""
 
     def __init__(self, settings: Settings) -> None:
-        self._models, self._datasets, self._roots = settings.models, settings.datasets, settings.roots
+        self._models, self._datasets, self._saes = settings.models, settings.datasets, settings.saes
+        self._roots = settings.roots
 
     def models(self) -> list[Entry]:
         """Directories with a ``config.json``, up to two levels down (``name`` or ``organisation/name``)."""
@@ -63,6 +66,11 @@ class Inventory:
                 found.append(_entry(path, self._datasets, {"format": path.suffix[1:]}))
         return found
 
+    def saes(self) -> list[Entry]:
+        """Folders of autoencoders, in whatever format."""
+        found = {path.parent for name in _SAE_FILES for path in self._saes.rglob(name) if path.is_file()}
+        return [_entry(path, self._saes, {}) for path in sorted(found - {self._saes})]
+
     def resolve(self, kind: str, field: str, value: str, *, network: bool, also: tuple[Path, ...] = ()) -> str:
         """The absolute path ``value`` names, or ``value`` itself when it can only be a hub id and may be fetched.
 
@@ -73,13 +81,14 @@ class Inventory:
         Raises:
             InvalidInput: it names nothing, or something outside the allowed roots; ``field`` is at fault.
         """
-        folder = self._models if kind == "model" else self._datasets
-        suffixes = () if kind == "model" else DATASET_SUFFIXES
+        folder = {"model": self._models, "dataset": self._datasets, "sae": self._saes}[kind]
+        suffixes = DATASET_SUFFIXES if kind == "dataset" else ()
         found = self._locate(folder, field, value, suffixes=suffixes, roots=(*self._roots, *also))
         if found is None:
             if kind == "dataset" and glob.has_magic(value):
                 return self._pattern(folder, field, value, roots=(*self._roots, *also))
-            if network and (kind == "model" or _HUB_ID.fullmatch(value)) and not value.startswith(("/", ".")):
+            on_hub = kind == "model" or (kind == "dataset" and _HUB_ID.fullmatch(value))
+            if network and on_hub and not value.startswith(("/", ".")):
                 return value
             raise self._missing(kind, field, value, folder)
         if kind == "model" and not (found / "config.json").is_file():
@@ -90,6 +99,12 @@ class Inventory:
             )
         if kind == "dataset":
             _check_dataset(found, field, value)
+        if kind == "sae" and not any((found / name).is_file() for name in _SAE_FILES):
+            raise InvalidInput(
+                f"{field}: {value!r} is not the folder of an autoencoder: it has none of {', '.join(_SAE_FILES)}",
+                field=field,
+                suggestion="name the folder that holds these files",
+            )
         return str(found)
 
     def _locate(
@@ -130,7 +145,8 @@ class Inventory:
         return str(found)
 
     def _missing(self, kind: str, field: str, value: str, folder: Path) -> InvalidInput:
-        names = [entry.name for entry in (self.models() if kind == "model" else self.datasets())]
+        entries = {"model": self.models, "dataset": self.datasets, "sae": self.saes}[kind]()
+        names = [entry.name for entry in entries]
         stems = {Path(name).stem: name for name in names}
         close = [stems[stem] for stem in difflib.get_close_matches(Path(value).stem, stems, n=1, cutoff=0.7)]
         if close:
@@ -139,7 +155,8 @@ class Inventory:
             suggestion = f"there are: {', '.join(names[:10])}"
         else:
             suggestion = f"put one under {folder}"
-        suggestion += "; for a hub id set network to true"
+        elsewhere = "a training's write job: and its id" if kind == "sae" else "a hub id set network to true"
+        suggestion += f"; for {elsewhere}"
         return InvalidInput(f"{field}: there is no {kind} {value!r}", field=field, suggestion=suggestion)
 
 

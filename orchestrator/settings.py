@@ -104,7 +104,7 @@ class Settings(ClientSettings):
     secrets_tmpfs: Path | None = None
     """Directory in memory where running jobs find their secrets; under /dev/shm when empty."""
     allowed_roots: str = ""
-    """Directories beside <home>/models and <home>/datasets that jobs may read, separated by colons."""
+    """Directories beside <home>/models, <home>/datasets and <home>/saes that jobs may read, separated by colons."""
     executor: Literal["auto", "docker", "process"] = "auto"
     """Where jobs run; auto takes Docker where it answers, is installed or has run jobs of this home, and lets them wait
     while it is down; elsewhere plain processes without isolation."""
@@ -207,6 +207,10 @@ class Settings(ClientSettings):
         return self.home / "datasets"
 
     @property
+    def saes(self) -> Path:
+        return self.home / "saes"
+
+    @property
     def activation_cache(self) -> Path:
         return self.home / "cache" / "activations"
 
@@ -248,7 +252,7 @@ class Settings(ClientSettings):
     def roots(self) -> tuple[Path, ...]:
         """Directories whose contents a job may name as input."""
         extra = tuple(Path(part).expanduser().absolute() for part in self.allowed_roots.split(":") if part)
-        return (self.models, self.datasets, *extra)
+        return (self.models, self.datasets, self.saes, *extra)
 
     @property
     def origins(self) -> tuple[str, ...]:

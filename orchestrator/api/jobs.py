@@ -116,7 +116,7 @@ async def submit(
     # Looked up before admission: what the job names may be gone since the first time.
     if key is not None and (known := await orchestrator.control.submitted(key, digest)) is not None:
         return await _detail(orchestrator, known)
-    job = await admit(submission, orchestrator.inventory)
+    job = await admit(submission, orchestrator.inventory, orchestrator.shelf(who))
     if job.secrets:
         await asyncio.to_thread(orchestrator.vault.check, job.secrets, job.owner)
     return await _detail(

@@ -63,7 +63,8 @@ ThisSchedule = Annotated[Schedule, Depends(_schedule)]
 async def submit(orchestrator: Orchestrator, who: Who, submission: PipelineSubmission) -> PipelineView:
     """Keep jobs in steps; each one is queued once the steps that it needs have ended."""
     _may_submit(who, submission)
-    pipeline = await new_pipeline(submission, orchestrator.inventory, owner=who.owner_for(submission.owner))
+    owner = who.owner_for(submission.owner)
+    pipeline = await new_pipeline(submission, orchestrator.inventory, orchestrator.shelf(who), owner=owner)
     await orchestrator.store.pipelines.submit(pipeline)
     await orchestrator.conductor.advance(pipeline.id)
     return await _view(orchestrator, await orchestrator.store.pipelines.get(pipeline.id))
@@ -161,11 +162,11 @@ async def _check(orchestrator: State, who: Principal, submission: ScheduleSubmis
         if submission.kind == "pipeline":
             steps = PipelineSubmission.model_validate(submission.submission)
             _may_submit(who, steps)
-            await new_pipeline(steps, orchestrator.inventory, owner=submission.owner or "")
+            await new_pipeline(steps, orchestrator.inventory, orchestrator.shelf(who), owner=submission.owner or "")
         else:
             job = JobSubmission.model_validate(submission.submission)
             who.may_submit(job.type.replace("-", "_"))
-            await admit(job, orchestrator.inventory)
+            await admit(job, orchestrator.inventory, orchestrator.shelf(who))
     except ValidationError as error:
         first = error.errors()[0]
         where = ".".join(["submission", *(str(part) for part in first["loc"])])

@@ -20,6 +20,7 @@ from orchestrator.inventory import Inventory
 from orchestrator.monitor import Monitor
 from orchestrator.scheduler import Scheduler
 from orchestrator.settings import Settings
+from orchestrator.shelf import Shelf
 from orchestrator.store import Store
 from orchestrator.upkeep import Upkeep
 from orchestrator.vault import Vault
@@ -45,6 +46,10 @@ class State:
     upkeep: Upkeep
     courier: Courier
     started_at: float = field(default_factory=time.monotonic)
+
+    def shelf(self, who: Principal) -> Shelf:
+        """Trained autoencoders within somebody's reach."""
+        return Shelf(self.store, self.settings.home, who.covers)
 
 
 async def _state(connection: HTTPConnection) -> State:  # async, or it would be sent to a thread

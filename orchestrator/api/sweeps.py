@@ -47,7 +47,7 @@ async def submit(orchestrator: Orchestrator, who: Who, submission: SweepSubmissi
     """Queue one job for every point. All of them are on disk before this answers, or none."""
     who.may_submit(submission.type.replace("-", "_"))
     submission = submission.model_copy(update={"owner": who.owner_for(submission.owner)})
-    sweep, jobs = await admit_sweep(submission, orchestrator.inventory)
+    sweep, jobs = await admit_sweep(submission, orchestrator.inventory, orchestrator.shelf(who))
     await asyncio.to_thread(orchestrator.vault.check, submission.secrets, sweep.owner)
     return await _view(orchestrator, await orchestrator.control.submit_sweep(sweep, jobs))
 

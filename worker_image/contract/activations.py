@@ -4,7 +4,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
-from worker_image.contract.job_type import DatasetRef, JobType, ModelRef, group
+from worker_image.contract.job_type import DatasetRef, JobType, ModelRef, SaeRef, group
 
 Hookpoint = Annotated[str, Field(pattern=r"^[A-Za-z_]\w*(\.\w+)*(:(in|out))?$", max_length=200)]
 """A place in a language model; see ``worker_image/lm/hookpoints.py`` for how it is written."""
@@ -13,7 +13,7 @@ Hookpoint = Annotated[str, Field(pattern=r"^[A-Za-z_]\w*(\.\w+)*(:(in|out))?$", 
 ACTIVATIONS = group("Activations")
 
 
-class ActivationParams(JobType):
+class ReadingParams(JobType):
     """The language model, its text, and how one is read by the other."""
 
     network: bool = False
@@ -36,8 +36,6 @@ class ActivationParams(JobType):
     drop_first_position: bool = Field(default=False, json_schema_extra=ACTIVATIONS)
     """Leave out the first position of every sequence, whose activations are unlike all others in many models. Special
     tokens are left out in any case."""
-    max_tokens: int | None = Field(default=None, ge=1)
-    """Distinct training tokens taken from the dataset before it repeats; all of them when empty."""
     held_out_tokens: int = Field(default=16_384, ge=1)
     """Tokens of whole documents set aside, on which results are measured."""
     held_out_seed: int = Field(default=0, ge=0, le=2**63 - 1, json_schema_extra=ACTIVATIONS)
@@ -48,6 +46,17 @@ class ActivationParams(JobType):
     the same number of tokens."""
     model_dtype: Literal["float32", "bfloat16", "float16"] = "float32"
     """Precision of the language model's forward pass."""
+    seed: int = Field(default=0, ge=0, le=2**63 - 1)
+    """Seed of every random choice."""
+    device: Literal["auto", "cpu", "cuda"] = "auto"
+    """Where to compute; auto takes a GPU when there is one."""
+
+
+class ActivationParams(ReadingParams):
+    """What jobs say besides that keep activations, to train on them."""
+
+    max_tokens: int | None = Field(default=None, ge=1)
+    """Distinct training tokens taken from the dataset before it repeats; all of them when empty."""
     activation_dtype: Literal["float32", "bfloat16", "float16"] | None = Field(
         default=None, json_schema_extra=ACTIVATIONS
     )
@@ -55,7 +64,15 @@ class ActivationParams(JobType):
     cache: Literal["auto", "on", "off"] = Field(default="auto", json_schema_extra=ACTIVATIONS)
     """Keep activations on disk, where every job finds them that reads the same dataset with the same model in the same
     way. auto does where they fit; off harvests them anew, while training goes on."""
-    seed: int = Field(default=0, ge=0, le=2**63 - 1)
-    """Seed of every random choice."""
-    device: Literal["auto", "cpu", "cuda"] = "auto"
-    """Where to compute; auto takes a GPU when there is one."""
+
+
+class TrainedSaeParams(ReadingParams):
+    """A trained autoencoder, and the places in the language model that it belongs to."""
+
+    sae: SaeRef
+    """The autoencoder: job:ID of the job that trained it, job:ID/sae_2 of one that trained several, a folder under
+    <home>/saes or by path, in any format that is read."""
+    hookpoints: list[Hookpoint] = Field(default_factory=list, max_length=64, json_schema_extra=ACTIVATIONS)
+    """Where it reads, side by side for a crosscoder; as its files tell when empty."""
+    target_hookpoint: Hookpoint | None = Field(default=None, json_schema_extra=ACTIVATIONS)
+    """Where what a transcoder predicts belongs; as its files tell when empty."""

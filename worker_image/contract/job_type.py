@@ -12,6 +12,10 @@ ModelRef = Annotated[str, Field(min_length=1, max_length=512, json_schema_extra=
 DatasetRef = Annotated[str, Field(min_length=1, max_length=512, json_schema_extra={"x-reference": "dataset"})]
 """A dataset: a name under ``<home>/datasets``, an absolute path or pattern under an allowed root, or a hub id."""
 
+SaeRef = Annotated[str, Field(min_length=1, max_length=512, json_schema_extra={"x-reference": "sae"})]
+"""A trained autoencoder's folder: ``job:<id>``, ``job:<id>/<folder of its artifacts>``, a name under ``<home>/saes``,
+or an absolute path under an allowed root."""
+
 
 def recommended(low: float, high: float) -> dict[str, Any]:
     """The narrow range the form recommends; the field's own bounds are what the API accepts."""
@@ -62,7 +66,7 @@ class JobType(BaseModel):
 
     @classmethod
     def references(cls) -> dict[str, str]:
-        """Field name -> ``"model"`` or ``"dataset"``, for the fields that name something on disk."""
+        """Field name -> ``"model"``, ``"dataset"`` or ``"sae"``, for the fields that name something on disk."""
         found: dict[str, str] = {}
         for name, field in cls.model_fields.items():
             extra = field.json_schema_extra

@@ -10,24 +10,33 @@ from typing import Annotated, get_args
 from pydantic import Field, TypeAdapter
 
 from worker_image.contract.container import ContainerParams
+from worker_image.contract.evaluate_sae import EvaluateSaeParams
 from worker_image.contract.harvest_activations import HarvestActivationsParams
 from worker_image.contract.job_type import JobType
+from worker_image.contract.sae_features import SaeFeaturesParams
 from worker_image.contract.train_sae import TrainSaeParams
 
 __all__ = [
     "JOB_TYPES",
     "ContainerParams",
+    "EvaluateSaeParams",
     "HarvestActivationsParams",
     "JobParams",
     "JobType",
+    "SaeFeaturesParams",
     "TrainSaeParams",
     "job_params",
 ]
 
-JobParams = Annotated[TrainSaeParams | HarvestActivationsParams | ContainerParams, Field(discriminator="type")]
+JobParams = Annotated[
+    TrainSaeParams | HarvestActivationsParams | EvaluateSaeParams | SaeFeaturesParams | ContainerParams,
+    Field(discriminator="type"),
+]
 """The registry: every job type there is."""
 
-job_params: TypeAdapter[TrainSaeParams | HarvestActivationsParams | ContainerParams] = TypeAdapter(JobParams)
+job_params: TypeAdapter[
+    TrainSaeParams | HarvestActivationsParams | EvaluateSaeParams | SaeFeaturesParams | ContainerParams
+] = TypeAdapter(JobParams)
 """Parses ``{"type": ..., ...}`` into the right model."""
 
 JOB_TYPES: dict[str, type[JobType]] = {

@@ -4,7 +4,7 @@ from collections.abc import Iterable
 
 import torch
 
-from worker_image.contract.activations import ActivationParams
+from worker_image.contract.activations import ActivationParams, ReadingParams
 from worker_image.lm.activations import Activations, Reading
 from worker_image.lm.cache import ActivationCache
 from worker_image.lm.dataset import open_dataset
@@ -14,7 +14,7 @@ from worker_image.reporter import RunContext
 
 
 def open_activations(
-    params: ActivationParams,
+    params: ReadingParams,
     run: RunContext,
     hookpoints: Iterable[str],
     device: torch.device,
@@ -43,8 +43,9 @@ def open_activations(
     )
 
 
-def reading_of(params: ActivationParams) -> Reading:
+def reading_of(params: ReadingParams) -> Reading:
     """How the model reads the dataset."""
+    kept_in = params.activation_dtype if isinstance(params, ActivationParams) else None
     return Reading(
         context_length=params.context_length,
         packing=params.packing,
@@ -52,7 +53,7 @@ def reading_of(params: ActivationParams) -> Reading:
         drop_first=params.drop_first_position,
         sequences_per_pass=params.harvest_batch_size,
         model_dtype=params.model_dtype,
-        dtype=params.activation_dtype or params.model_dtype,
+        dtype=kept_in or params.model_dtype,
     )
 
 

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
+from torch import nn
 
 from worker_image.errors import OutOfGpuMemory, UserError
 from worker_image.lm.batches import Batches, Json
@@ -92,15 +93,19 @@ class Activations:
                     "the language model does not fit into GPU memory",
                     "set model_dtype to bfloat16 or use a smaller one",
                 ) from error
-            self._harvester = Harvester(
-                model,
-                self.source.hookpoints,
-                pad_id=self.source.tokenizer.pad_token_id or 0,
-                batch_tokens=self.reading.sequences_per_pass * self.reading.context_length,
-                device=self.device,
-                dtype=getattr(torch, self.reading.dtype),
-            )
+            self._harvester = self.harvester_of(model)
         return self._harvester
+
+    def harvester_of(self, model: nn.Module) -> Harvester:
+        """What reads from this model, which has its weights."""
+        return Harvester(
+            model,
+            self.source.hookpoints,
+            pad_id=self.source.tokenizer.pad_token_id or 0,
+            batch_tokens=self.reading.sequences_per_pass * self.reading.context_length,
+            device=self.device,
+            dtype=getattr(torch, self.reading.dtype),
+        )
 
     def release(self) -> None:
         """Let the language model go, unless somebody else still holds it."""

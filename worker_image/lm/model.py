@@ -79,8 +79,19 @@ def load_model(source: ModelSource, dtype: torch.dtype, device: torch.device) ->
     Raises:
         UserError: the weights are missing or damaged.
     """
+    return load_as(AutoModel, source, dtype, device)[0]
+
+
+def load_as(
+    kind: type[AutoModel], source: ModelSource, dtype: torch.dtype, device: torch.device
+) -> tuple[nn.Module, set[str]]:
+    """The model as one of ``transformers``' kinds, and names of the weights that its files lack.
+
+    Raises:
+        UserError: the weights are missing or damaged.
+    """
     try:
-        model, loading = AutoModel.from_pretrained(
+        model, loading = kind.from_pretrained(
             source.reference,
             local_files_only=Path(source.reference).is_absolute(),
             use_safetensors=True,
@@ -100,7 +111,7 @@ def load_model(source: ModelSource, dtype: torch.dtype, device: torch.device) ->
             f"the weights of {source.reference} belong to another architecture than its config.json describes",
             "fetch the model again",
         )
-    return model.to(device).eval().requires_grad_(False)
+    return model.to(device).eval().requires_grad_(False), set(loading["missing_keys"])
 
 
 def _check_directory(path: Path) -> None:

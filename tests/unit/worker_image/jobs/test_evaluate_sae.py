@@ -1,0 +1,178 @@
+"""The evaluating job: a perfect autoencoder loses nothing, one that gives zero loses all that ablating does."""
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from uuid import uuid4
+
+import pytest
+import torch
+from transformers import BertConfig, BertForMaskedLM, PreTrainedTokenizerFast
+
+from tests.unit.worker_image.conftest import SPECIALS, WORDS, save_tokenizer
+from tests.unit.worker_image.recording import RecordingRun
+from worker_image.contract.commands import Pause, Stop
+from worker_image.contract.events import ArtifactSaved, Message, Progress
+from worker_image.contract.jobs import EvaluateSaeParams
+from worker_image.errors import UserError
+from worker_image.jobs.evaluate_sae import main
+from worker_image.reporter import Instruction, Terminated
+from worker_image.sae.formats import native
+from worker_image.sae.formats.deployed import DeployedSae, Wiring
+from worker_image.sae.formats.provenance import Provenance
+
+Job = Callable[..., RecordingRun]
+
+
+def perfect(width: int, wiring: Wiring = "autoencoder") -> DeployedSae:
+    """Gives what it reads: one latent for each direction and its opposite."""
+    both = torch.cat([torch.eye(width), -torch.eye(width)])
+    zeros = torch.zeros(2 * width)
+    return DeployedSae("standard", both, both.clone(), torch.zeros(width), b_enc_F=zeros, wiring=wiring)
+
+
+def silent(width: int) -> DeployedSae:
+    """Gives zero, whatever it reads."""
+    weights = torch.eye(width)
+    return DeployedSae("standard", weights, weights.clone(), torch.zeros(width), b_enc_F=torch.full((width,), -1e6))
+
+
+@pytest.fixture
+def masked(tmp_path: Path) -> Path:
+    """A random masked language model, 16 wide."""
+    folder = tmp_path / "masked"
+    torch.manual_seed(0)
+    config = BertConfig(
+        vocab_size=len(SPECIALS) + len(WORDS) + 1, hidden_size=16, num_hidden_layers=2, num_attention_heads=2,
+        intermediate_size=32, max_position_embeddings=32,
+    )  # fmt: skip
+    BertForMaskedLM(config).save_pretrained(folder)
+    save_tokenizer(folder, wrapped=True)
+    tokenizer = PreTrainedTokenizerFast.from_pretrained(folder)
+    tokenizer.add_special_tokens({"mask_token": "[MASK]"})
+    tokenizer.save_pretrained(folder)
+    return folder
+
+
+@pytest.fixture
+def job(gpt2: Path, corpus: Path, tmp_path: Path) -> Job:
+    """Evaluates an autoencoder on 200 tokens; keyword arguments change its parameters."""
+
+    def run_job(
+        sae: DeployedSae,
+        hookpoint: str = "layers.0",
+        target: str = "",
+        script: Callable[[RecordingRun], list[Instruction]] = lambda run: [],
+        **changes: object,
+    ) -> RecordingRun:
+        native.write(sae, tmp_path / "sae", Provenance(hookpoint=hookpoint, target_hookpoint=target))
+        defaults: dict[str, object] = {
+            "sae": "job:some",
+            "model": str(gpt2),
+            "dataset": str(corpus),
+            "held_out_tokens": 200,
+            "context_length": 16,
+            "harvest_batch_size": 4,
+            "device": "cpu",
+        }
+        params = EvaluateSaeParams.model_validate(defaults | changes)
+        inputs = {"model": params.model, "dataset": params.dataset, "sae": str(tmp_path / "sae")}
+        run = RecordingRun(tmp_path / "run", inputs, script)
+        main(params, run)
+        return run
+
+    return run_job
+
+
+@pytest.mark.parametrize("hookpoint", ["layers.0", "layers.1", "layers.1.mlp", "layers.1.attn", "layers.1:in"])
+def test_a_perfect_autoencoder_recovers_all_of_the_loss(job: Job, hookpoint: str) -> None:
+    results = job(perfect(12), hookpoint).finished.results
+    assert results["loss_recovered"] == pytest.approx(1, abs=1e-4)
+    assert results["kl_recovered"] == pytest.approx(1, abs=1e-4)
+    assert results["fvu"] == pytest.approx(0, abs=1e-10)
+    assert results["cosine_similarity"] == pytest.approx(1)
+    assert results["l2_ratio"] == pytest.approx(1)
+
+
+def test_one_that_gives_zero_recovers_nothing(job: Job) -> None:
+    results = job(silent(12), "layers.1").finished.results
+    assert results["loss_recovered"] == 0
+    assert results["ce_spliced"] == results["ce_zero"]
+    assert results["kl_spliced"] == results["kl_zero"] > 0
+    assert results["l0"] == 0
+    assert results["dead_share"] == 1
+
+
+def test_the_clean_loss_is_that_of_the_model(job: Job, gpt2: Path) -> None:
+    """All sequences of one length, so that the mean over tokens is that of the library's own loss."""
+    results = job(perfect(12), model=str(gpt2)).finished.results
+    assert results["ce_clean"] == pytest.approx(torch.tensor(64.0).log().item(), rel=0.05)
+    assert results["predicted_tokens"] < results["tokens"] == 200
+
+
+def test_masked_models_are_made_to_guess(job: Job, masked: Path) -> None:
+    results = job(perfect(16), "layers.1", model=str(masked), masked_share=0.5).finished.results
+    assert results["loss_recovered"] == pytest.approx(1, abs=1e-3)
+    assert 60 < results["predicted_tokens"] < 140
+    assert results["kl_mean"] > 0
+
+
+def test_what_is_masked_follows_from_the_seed(job: Job, masked: Path) -> None:
+    def clean_loss(**changes: object) -> float:
+        return job(perfect(16), "layers.1", model=str(masked), **changes).finished.results["ce_clean"]
+
+    assert clean_loss(harvest_batch_size=4) == pytest.approx(clean_loss(harvest_batch_size=16), rel=1e-5)
+    assert clean_loss(seed=0) != clean_loss(seed=1)
+
+
+def test_without_a_head_the_rest_is_measured_and_the_reason_told(job: Job, bert: Path) -> None:
+    run = job(perfect(16), "layers.1", model=str(bert))
+    assert "loss_recovered" not in run.finished.results
+    assert run.finished.results["explained_variance"] == pytest.approx(1)
+    report = json.loads((run.artifacts / "evaluation.json").read_text())
+    assert "BertModel" in report["loss_recovered_unavailable"]
+    assert any("not available" in text for _, text in run.lines)
+    assert [saved.path for saved in run.of(ArtifactSaved)] == ["evaluation.json"]
+    assert not run.of(Message)
+
+
+def test_a_transcoder_is_spliced_in_where_it_writes(job: Job) -> None:
+    """One that maps the MLP's input to its output by nothing at all is as good as ablating the output."""
+    sae = silent(12)
+    blind = DeployedSae("standard", sae.W_enc_FD, sae.W_dec_FE, sae.b_dec_E, b_enc_F=sae.b_enc_F, wiring="transcoder")
+    results = job(blind, "layers.1.mlp:in", "layers.1.mlp").finished.results
+    assert results["loss_recovered"] == 0
+    alone = job(silent(12), "layers.1.mlp").finished.results
+    assert results["ce_spliced"] == pytest.approx(alone["ce_spliced"])
+
+
+def test_a_crosscoder_is_measured_at_each_of_its_hookpoints(job: Job) -> None:
+    results = job(perfect(24, "crosscoder"), "layers.0,layers.1").finished.results
+    assert results["loss_recovered"] == pytest.approx(1, abs=1e-4)
+    assert results["fvu/layers.0"] == pytest.approx(0, abs=1e-10)
+    assert results["cosine_similarity/layers.1"] == pytest.approx(1)
+
+
+def test_densities_and_shares_of_l0_are_told(job: Job) -> None:
+    run = job(perfect(12))
+    assert run.finished.results["l0"] == pytest.approx(12, abs=0.1)
+    assert run.finished.results["l0_share"] == pytest.approx(0.5, abs=0.01)
+    report = json.loads((run.artifacts / "evaluation.json").read_text())
+    assert sum(report["densities"].values()) == pytest.approx(1 - run.finished.results["dead_share"])
+    assert run.of(Progress)[-1].done == run.of(Progress)[-1].total
+
+
+def test_an_autoencoder_of_another_width_is_refused(job: Job) -> None:
+    with pytest.raises(UserError) as caught:
+        job(perfect(8))
+    assert caught.value.field == "hookpoints"
+
+
+@pytest.mark.parametrize(
+    ("instruction", "outcome"),
+    [(Pause(id=uuid4(), ts=0), "paused"), (Stop(id=uuid4(), ts=0), "stopped"), (Terminated(), "stopped")],
+)
+def test_it_ends_when_it_is_told_to(job: Job, instruction: Instruction, outcome: str) -> None:
+    run = job(perfect(12), script=lambda run: [instruction])
+    assert run.finished.outcome == outcome
+    assert [(answer, asked) for answer, asked, _ in run.answers] == [("applied", instruction)]
