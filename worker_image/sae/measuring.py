@@ -64,9 +64,8 @@ class Measurement:
             "dense_share": int((self.firings_F > DENSE_SHARE * self.tokens).sum()) / latents,
         }
         if len(self.parts) > 1:
-            found |= {
-                f"{name}/{place}": value for place, it in self.parts.items() for name, value in it.values().items()
-            }
+            for place, fidelity in self.parts.items():
+                found |= {f"{name}/{place}": value for name, value in fidelity.values().items()}
         return found
 
 

@@ -1,6 +1,7 @@
 """The measurements: first of the activations alone, then of the language model's losses."""
 
 import json
+import math
 import time
 
 import torch
@@ -47,8 +48,8 @@ class Evaluating:
             results |= self._losses(headed, measured)
         results["wall_time_s"] = round(time.monotonic() - self._began, 3)
         self._keep(measured, results)
-        told = f", loss recovered {results['loss_recovered']:.4f}" if "loss_recovered" in results else ""
-        self._run.log(f"done: fvu {results['fvu']:.4f} at l0 {results['l0']:.1f}{told}", "success")
+        recovered = f", loss recovered {results['loss_recovered']:.4f}" if "loss_recovered" in results else ""
+        self._run.log(f"done: fvu {results['fvu']:.4f} at l0 {results['l0']:.1f}{recovered}", "success")
         self._run.finish("completed", results=results)
 
     def _headed(self) -> Headed | None:
@@ -124,17 +125,21 @@ class Evaluating:
 
     def _keep(self, measured: Measurement, results: Results) -> None:
         report: dict[str, object] = {
-            **results,
+            **told(results),
             "loss_recovered_unavailable": self._without,
-            "hookpoints": {place: it.values() for place, it in measured.parts.items()},
+            "hookpoints": {place: told(it.values()) for place, it in measured.parts.items()},
             "densities": {f"{edge:g}": share for edge, share in measured.densities.items()},
             "sae": str(self._trained.sae_path),
             "model": self._activations.source.reference,
             "dataset": self._activations.dataset.name,
             "saeforge_version": __version__,
         }
-        finite = json.dumps(report, indent=2, allow_nan=True).replace("NaN", "null").replace("Infinity", "null")
-        keep_text(self._run, "evaluation.json", "report", finite + "\n")
+        keep_text(self._run, "evaluation.json", "report", json.dumps(report, indent=2, allow_nan=False) + "\n")
+
+
+def told(values: Results) -> dict[str, float | None]:
+    """As JSON has it: null where there is no number."""
+    return {name: value if math.isfinite(value) else None for name, value in values.items()}
 
 
 def losses_told(losses: Losses) -> Results:
