@@ -216,12 +216,8 @@ class FeatureFile:
             raise FeatureFileDamaged(str(error)) from error
 
     def _texts(self, ids: set[int]) -> dict[int, str]:
-        wanted = json.dumps(sorted(ids))
-        return dict(
-            self._database.execute(
-                "SELECT id, text FROM tokens WHERE id IN (SELECT value FROM json_each(?))", (wanted,)
-            )
-        )
+        asked = "SELECT id, text FROM tokens WHERE id IN (SELECT value FROM json_each(?))"
+        return dict(self._database.execute(asked, (json.dumps(sorted(ids)),)))
 
 
 def _summary(row: tuple[int, float, float, float, str]) -> FeatureSummary:

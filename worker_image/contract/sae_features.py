@@ -21,7 +21,8 @@ class SaeFeaturesParams(TrainedSaeParams):
 
     type: Literal["sae_features"] = "sae_features"
     tokens: int = Field(default=1_000_000, ge=1, le=100_000_000, json_schema_extra=recommended(100_000, 10_000_000))
-    """Tokens of the dataset that are looked at, the held-out ones left aside; their ids are held in memory."""
+    """Tokens of the dataset that are looked at, up to the end of a sequence; the held-out ones are left aside. Their ids
+    are held in memory."""
     latents: list[Annotated[int, Field(ge=0)]] = Field(
         default_factory=list, max_length=65_536, json_schema_extra=BASIC | _FEATURES
     )
@@ -29,7 +30,7 @@ class SaeFeaturesParams(TrainedSaeParams):
     top_examples: int = Field(default=12, ge=1, le=200, json_schema_extra=_FEATURES)
     """Sequences kept of each latent, those that activate it most."""
     quantiles: int = Field(default=5, ge=1, le=20, json_schema_extra=_FEATURES)
-    """Groups of equal size, by activation, that a random sample of its other examples is cut into."""
+    """Groups of equal size, by activation, that a random sample of the sequences that activate it is cut into."""
     examples_per_quantile: int = Field(default=3, ge=0, le=50, json_schema_extra=_FEATURES)
     """Examples of each of these groups."""
     context_tokens: int = Field(default=10, ge=0, le=200, json_schema_extra=_FEATURES)
