@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from worker_image.sae.losses import Coefficients, loss_of
-from worker_image.sae.metrics import squared_error
+from worker_image.sae.metrics import density_shares, squared_error
 from worker_image.sae.model import Sae
 
 DENSE_SHARE = 0.1
@@ -50,6 +50,11 @@ class Evaluation:
     def fired(self) -> int:
         """Latents that fired at least once."""
         return int((self.firings_F > 0).sum())
+
+    @property
+    def densities(self) -> dict[float, float]:
+        """Power of ten -> share of latents; see ``density_shares``."""
+        return density_shares(self.firings_F, self.tokens)
 
     @property
     def dense_share(self) -> float:

@@ -357,7 +357,7 @@ class Training:
             held_out_NW = self._scaled_held_out(self._scaling)
             measured = [learner.evaluate(held_out_NW, self.params.batch_size) for learner in self.learners]
             self._measured = (self._moment, measured)
-            values = joined([{f"val_{name}": value for name, value in it.values().items()} for it in measured])
+            values = joined([_validated(it) for it in measured])
             self._tell(self.step, values)
             for learner, it in zip(self.learners, measured, strict=True):
                 self.run.log(f"step {self.step}  {self._said_of(learner, it)}")
@@ -429,3 +429,9 @@ class Training:
         put_text(self.run.artifacts / "report.md", text)
         announce(self.run, self.run.artifacts / "report.md", "report")
         return results
+
+
+def _validated(measured: Evaluation) -> dict[str, float]:
+    """Metric name -> value; densities as ``val_density/-3``, the share of latents by the power of ten of theirs."""
+    densities = {f"density/{edge:g}": share for edge, share in measured.densities.items()}
+    return {f"val_{name}": value for name, value in (measured.values() | densities).items()}
