@@ -21,8 +21,8 @@ class SaeFeaturesParams(TrainedSaeParams):
 
     type: Literal["sae_features"] = "sae_features"
     tokens: int = Field(default=1_000_000, ge=1, le=100_000_000, json_schema_extra=recommended(100_000, 10_000_000))
-    """Tokens of the dataset that are looked at, up to the end of a sequence, the held-out ones left aside; their ids are
-    held in memory."""
+    """Tokens of the dataset that are looked at, up to the end of a sequence, the held-out ones left aside. Their ids
+    are held in memory."""
     latents: list[Annotated[int, Field(ge=0)]] = Field(
         default_factory=list, max_length=65_536, json_schema_extra=BASIC | _FEATURES
     )
