@@ -38,7 +38,7 @@ class Field:
     """Whether ``maximum`` itself is too large."""
     recommended: tuple[float, float] | None = None
     choices: tuple[str, ...] = ()
-    reference: Literal["model", "dataset"] | None = None
+    reference: Literal["model", "dataset", "sae"] | None = None
     """What kind of thing on disk it names."""
     max_length: int | None = None
     json_values: bool = False

@@ -11,6 +11,7 @@ from dashboard import forms, markup
 PLACEHOLDERS = {
     "model": "Choose, or type a path or hub id",
     "dataset": "Choose, or type a path",
+    "sae": "Choose, or type job: and an id, or a path",
 }
 
 

@@ -20,6 +20,7 @@ from orchestrator.api import (
     estimates,
     events,
     failures,
+    features,
     jobs,
     keys,
     log_socket,
@@ -108,6 +109,7 @@ def create_app(settings: Settings, *, executor: Executor | None = None, home_is_
             needs(Role.READ)(page.endpoint)
     app.include_router(jobs.router)
     app.include_router(estimates.router)
+    app.include_router(features.router)
     app.include_router(metrics.router)
     app.include_router(owners.router)
     app.include_router(sweeps.router)

@@ -33,6 +33,8 @@ from orchestrator.views import (
     EstimateView,
     EventPage,
     EventView,
+    Feature,
+    FeatureList,
     Health,
     HistoryView,
     Inventory,
@@ -73,6 +75,7 @@ from orchestrator.views import (
     WebhookTryView,
     WebhookView,
 )
+from worker_image.contract.feature_file import FeatureSort
 
 __all__ = ["Client", "LogFrame", "NotInTime", "UnexpectedAnswer", "Unreachable"]
 
@@ -716,6 +719,14 @@ class Client:
 
     def artifacts(self, job_id: JobId) -> list[ArtifactView]:
         return self._get_list(ArtifactView, _of(job_id, "artifacts"))
+
+    def features(self, job_id: JobId, *, offset: int = 0, limit: int = 50, sort: FeatureSort = "latent") -> FeatureList:
+        """A page of the latents that a ``sae_features`` job looked at."""
+        return self._get(FeatureList, _of(job_id, "features"), {"offset": offset, "limit": limit, "sort": sort})
+
+    def feature(self, job_id: JobId, latent: int) -> Feature:
+        """One of these latents with everything that was found."""
+        return self._get(Feature, _of(job_id, f"features/{latent}"))
 
     def download_artifact(
         self, job_id: JobId, path: str, target: Path | str | IO[bytes], *, attempt: int | None = None

@@ -6,7 +6,7 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 from uuid import UUID
 
-from orchestrator.domain import TERMINAL
+from orchestrator.domain import TERMINAL, Artifact
 from orchestrator.errors import InvalidInput, NotFound
 from orchestrator.store import Store
 from worker_image.contract.job_type import JobType
@@ -22,6 +22,14 @@ Reach = Callable[[str, str], bool]
 def reach_of(owner: str) -> Reach:
     """What jobs that nobody submits in person may see: their owner's."""
     return lambda other, _type: other == owner
+
+
+def reference_to(artifact: Artifact) -> str | None:
+    """What names the autoencoder that this is the file of; none when it is of none."""
+    if artifact.kind != "sae":
+        return None
+    folder = str(PurePosixPath(artifact.path).parent)
+    return f"job:{artifact.job_id}" + (f"/{folder}" if folder != "." else "")
 
 
 class Shelf:

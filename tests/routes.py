@@ -34,6 +34,7 @@ class Entry:
             "{pipeline}": ANY_JOB,
             "{schedule}": ANY_JOB,
             "{format}": "csv",
+            "{latent}": "0",
         }
         return re.sub(r"\{\w+\}", lambda found: names.get(found[0], "x"), self.path)
 

@@ -8,11 +8,12 @@ from typing import Any
 import streamlit as st
 
 from dashboard import components, connection, markup
+from dashboard.features import features
 from dashboard.quantities import ago, clock, duration, measured, size, time_of_day
 from dashboard.resource_charts import RESOURCE_POINTS, resource_charts
 from dashboard.steering import change_parameters
 from orchestrator.client import Client
-from orchestrator.domain import ACTIVE, TERMINAL
+from orchestrator.domain import ACTIVE, TERMINAL, JobStatus
 from orchestrator.errors import InvalidInput, NotFound, OrchestratorError
 from orchestrator.views import ArtifactView, AttemptView, EventView, JobDetail
 
@@ -426,6 +427,8 @@ def page() -> None:
             components.curves(job)
         with right:
             side(job)
+    if job.type == "sae_features" and job.status == JobStatus.COMPLETED:
+        features(job.id)
     logs(job)
     resources(job)
 

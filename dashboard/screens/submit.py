@@ -227,7 +227,11 @@ def draw(view: JobTypeView, found: Inventory, source: JobDetail | None) -> None:
         prefix=f"{view.type}-{source.id if source else 'new'}-",
         initial=source.params if source else {},
         problems=st.session_state.get("problems", {}),
-        choices={"model": [item.name for item in found.models], "dataset": [item.name for item in found.datasets]},
+        choices={
+            "model": [item.name for item in found.models],
+            "dataset": [item.name for item in found.datasets],
+            "sae": list(dict.fromkeys(item.reference for item in found.saes if item.reference)),
+        },
     )
     submitting: bool = st.session_state.get("submitting", False)
     decided = draft.controls(whole)

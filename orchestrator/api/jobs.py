@@ -23,6 +23,7 @@ from orchestrator.control import CheckpointRef, available_actions
 from orchestrator.domain import Artifact, Job, JobStatus, Params, Wait, best_checkpoint
 from orchestrator.errors import InvalidInput, NotFound
 from orchestrator.intake import admit, cloned, job_type_name, parse_params
+from orchestrator.shelf import reference_to
 from orchestrator.store import MAX_STEP, JobFilter
 from orchestrator.store.paging import NEWEST_FIRST, WITH_CURSOR, Cursor, Sort
 from orchestrator.views import (
@@ -447,6 +448,7 @@ def artifact_view(item: Artifact) -> ArtifactView:
         digest=item.digest,
         created_at=item.created_at,
         url=f"/api/jobs/{item.job_id}/artifacts/{item.path}?attempt={item.attempt}",
+        reference=reference_to(item),
     )
 
 

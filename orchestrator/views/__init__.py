@@ -14,6 +14,7 @@ from orchestrator.views.artifacts import ArtifactView, CheckpointView
 from orchestrator.views.errors import ErrorDetails, ErrorView
 from orchestrator.views.estimates import EstimateView
 from orchestrator.views.events import EventPage, EventView
+from orchestrator.views.features import Feature, FeatureList
 from orchestrator.views.gpus import GpuProcessView, GpuView
 from orchestrator.views.health import Health, Liveness, Readiness
 from orchestrator.views.inventory import Inventory, ModelView
@@ -76,6 +77,8 @@ __all__ = [
     "EventPage",
     "EventView",
     "FailureView",
+    "Feature",
+    "FeatureList",
     "GpuProcessView",
     "GpuView",
     "Health",

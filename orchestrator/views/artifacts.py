@@ -31,3 +31,5 @@ class ArtifactView(View):
     created_at: datetime
     url: str
     """Where to download it, relative to the API's root."""
+    reference: str | None = None
+    """How a job names the autoencoder that it is part of, as in job:ID/sae_2; none for anything else."""

@@ -18,6 +18,8 @@ from orchestrator.views import (
     DifferenceView,
     EstimateView,
     EventPage,
+    Feature,
+    FeatureList,
     GpuView,
     Health,
     HistoryView,
@@ -88,6 +90,7 @@ class FakeClient:
         self.refusal_of_changes: OrchestratorError | None = None
         self.in_force: dict[str, Any] = {}
         """What became of parameters while jobs ran."""
+        self.a_feature: Feature | None = None
         self.kept: list[CheckpointView] = []
         self.saes: list[ArtifactView] = []
         self.log = {1: "first\nsecond\n"}
@@ -225,6 +228,18 @@ class FakeClient:
     def artifacts(self, job_id: Any) -> list[Any]:
         self._reach()
         return []
+
+    def features(self, job_id: Any, *, offset: int = 0, limit: int = 50, sort: str = "latent") -> FeatureList:
+        self._reach()
+        self.calls.append(("features", (offset, sort)))
+        items = [self.a_feature] if self.a_feature and not offset else []
+        return FeatureList(items=items, total=1, about={})
+
+    def feature(self, job_id: Any, latent: int) -> Feature:
+        self._reach()
+        if self.a_feature is None or self.a_feature.latent != latent:
+            raise NotFound(f"no latent {latent}")
+        return self.a_feature
 
     def events(self, job_id: Any, *, after: int = 0) -> EventPage:
         self._reach()

@@ -421,3 +421,15 @@ def test_the_system_page_draws_the_last_hour(open_page: OpenPage, fake: FakeClie
     assert 'aria-label="CPU: 10 % to 90 %, now 90 %"' in html
     fake.traces = {}
     assert "The last hour" not in html_of(open_page("system"))
+
+
+def test_a_features_job_shows_its_features(app: AppTest, fake: FakeClient) -> None:
+    job = hold(fake, JobStatus.COMPLETED, type="sae_features", params={"type": "sae_features", "sae": "job:x"})
+    fake.a_feature = Feature(
+        latent=9, density=0.5, mean=1, max=2, peak="peak word", texts={},
+        body=FeatureBody(firings=1, histogram=Histogram(width=1, counts=[1]), groups=[]),
+    )  # fmt: skip
+    html = html_of(show(app, job))
+    assert "peak word" in html
+    assert "Latent 9" in html
+    assert ("features", (0, "-density")) in fake.calls
