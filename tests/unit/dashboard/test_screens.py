@@ -15,12 +15,14 @@ from orchestrator.views import (
     CheckpointView,
     CommandView,
     FailureView,
+    Feature,
     GpuProcessView,
     GpuView,
     TraceView,
     WaitView,
 )
 from tests.unit.dashboard.fakes import NOW, FakeClient, html_of, make_job
+from worker_image.contract.feature_file import FeatureBody, Histogram
 
 OpenPage = Callable[..., AppTest]
 PAGES = ("overview", "submit", "job", "system")
@@ -423,13 +425,13 @@ def test_the_system_page_draws_the_last_hour(open_page: OpenPage, fake: FakeClie
     assert "The last hour" not in html_of(open_page("system"))
 
 
-def test_a_features_job_shows_its_features(app: AppTest, fake: FakeClient) -> None:
+def test_a_features_job_shows_its_features(open_page: OpenPage, fake: FakeClient) -> None:
     job = hold(fake, JobStatus.COMPLETED, type="sae_features", params={"type": "sae_features", "sae": "job:x"})
     fake.a_feature = Feature(
         latent=9, density=0.5, mean=1, max=2, peak="peak word", texts={},
         body=FeatureBody(firings=1, histogram=Histogram(width=1, counts=[1]), groups=[]),
     )  # fmt: skip
-    html = html_of(show(app, job))
+    html = html_of(open_page("job", job=job))
     assert "peak word" in html
     assert "Latent 9" in html
     assert ("features", (0, "-density")) in fake.calls
