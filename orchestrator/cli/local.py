@@ -3,11 +3,14 @@
 import importlib.util
 import os
 import sys
+from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, TypeVar
 from uuid import uuid4
 
 import typer
+from pydantic import TypeAdapter, ValidationError
 
 from orchestrator.cli.console import ExitCode, command
 from orchestrator.cli.submission import pair
@@ -17,8 +20,14 @@ from orchestrator.errors import InvalidInput
 from orchestrator.intake import job_type_name, resolve
 from orchestrator.inventory import Inventory
 from orchestrator.settings import Settings
+from worker_image.contract.commands import AppliedChange, SetLearningRate, SetParameters
+from worker_image.contract.commands import command as command_adapter
+from worker_image.contract.events import CommandApplied
+from worker_image.contract.events import event as event_adapter
 from worker_image.contract.jobs import JOB_TYPES
 from worker_image.contract.rundir import RunDir, RunSpec
+
+Line = TypeVar("Line")
 
 _NEEDED = ("torch", "transformers", "safetensors")
 """What the worker extra brings."""
@@ -152,3 +161,24 @@ def _lay_out(run_dir: RunDir, params: Params, gpu_memory_mb: int | None, *, resu
         )
     )
     (run_dir.path / "config.yaml").write_text(written(params))
+
+
+def changes_told(run_dir: RunDir) -> tuple[AppliedChange, ...]:
+    """The changes of parameters that the run took up so far, to be made again after a checkpoint from before them."""
+    asked = {command.id: command for command in _parsed(run_dir.commands, command_adapter)}
+    made = []
+    for event in _parsed(run_dir.events, event_adapter):
+        if isinstance(event, CommandApplied) and (told := asked.get(event.command_id)) is not None:
+            match told:
+                case SetLearningRate(lr=lr):
+                    made.append(AppliedChange(id=told.id, step=event.step or 0, values={"lr": lr}))
+                case SetParameters(values=values):
+                    made.append(AppliedChange(id=told.id, step=event.step or 0, values=values))
+    return tuple(made)
+
+
+def _parsed(path: Path, adapter: TypeAdapter[Line]) -> Iterator[Line]:
+    """The lines of a file that can be read: a killed process may have left half of one."""
+    for line in path.read_bytes().splitlines() if path.exists() else ():
+        with suppress(ValidationError):
+            yield adapter.validate_json(line)
