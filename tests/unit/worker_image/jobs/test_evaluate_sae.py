@@ -14,9 +14,10 @@ from tests.unit.worker_image.conftest import SPECIALS, WORDS, save_tokenizer
 from tests.unit.worker_image.recording import RecordingRun
 from worker_image.contract.commands import Pause, Stop
 from worker_image.contract.events import ArtifactSaved, Progress
-from worker_image.contract.jobs import EvaluateSaeParams
+from worker_image.contract.jobs import EvaluateSaeParams, TrainSaeParams
 from worker_image.errors import UserError
 from worker_image.jobs.evaluate_sae import main
+from worker_image.jobs.train_sae import main as train
 from worker_image.lm.head import load_headed
 from worker_image.lm.hookpoints import Hookpoint
 from worker_image.lm.model import find_model
@@ -189,3 +190,17 @@ def test_it_ends_when_it_is_told_to(job: Job, instruction: Instruction, outcome:
     run = job(perfect(12), script=lambda run: [instruction])
     assert run.finished.outcome == outcome
     assert [(answer, asked) for answer, asked, _ in run.answers] == [("applied", instruction)]
+
+
+def test_what_a_training_left_tells_its_hookpoint(gpt2: Path, corpus: Path, tmp_path: Path) -> None:
+    about = {
+        "model": str(gpt2), "dataset": str(corpus), "held_out_tokens": 200, "context_length": 16, "device": "cpu",
+    }  # fmt: skip
+    inputs = {"model": str(gpt2), "dataset": str(corpus)}
+    training = RecordingRun(tmp_path / "training", inputs)
+    shape = {"hookpoint": "layers.1", "k": 3, "expansion_factor": 2, "steps": 20, "batch_size": 64, "lr": 1e-3}
+    train(TrainSaeParams.model_validate(about | shape | {"keep_every_steps": None}), training)
+    run = RecordingRun(tmp_path / "run", inputs | {"sae": str(training.artifacts)})
+    main(EvaluateSaeParams.model_validate(about | {"sae": "job:some"}), run)
+    assert run.finished.results["fvu"] == pytest.approx(training.finished.results["fvu"], rel=0.02)
+    assert run.finished.results["predicted_tokens"] > 0
