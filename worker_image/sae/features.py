@@ -104,7 +104,11 @@ class Best:
         """Take in those of a batch. Of equal priority, the earlier sequence goes first."""
         if not len(priority_M) or not self.k:
             return
-        by_priority = priority_M.sort(descending=True, stable=True).indices
+        # Before long nearly all fall short of what is held, and sorting is what takes the time.
+        within_reach_M = (priority_M >= self._priority_AK[examples.slot_M, -1]).nonzero().squeeze(1)
+        if not len(within_reach_M):
+            return
+        by_priority = within_reach_M[priority_M[within_reach_M].sort(descending=True, stable=True).indices]
         slot_M, within_M = examples.slot_M[by_priority].sort(stable=True)
         order_M = by_priority[within_M]
         slot_U, count_U = slot_M.unique_consecutive(return_counts=True)
