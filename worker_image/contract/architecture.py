@@ -56,7 +56,7 @@ class ArchitectureParams(JobType):
     """Weight of the sparsity loss, summed over latents; the recipe's own when empty."""
     target_l0: float | None = Field(default=None, gt=0, le=65_536, json_schema_extra=_GROUP | when(family=_PENALISED))
     """Active latents per token to aim for: the coefficient is steered towards it (for jumprelu's quadratic recipe it is
-    part of the loss; 32 when empty)."""
+    part of the loss). When empty, 32, unless a coefficient is given or the recipe has its own (april_2024, tanh)."""
     sparsity_warmup_fraction: float | None = Field(
         default=None, ge=0, le=1, json_schema_extra=_GROUP | when(family=_PENALISED)
     )

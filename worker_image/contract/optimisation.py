@@ -7,6 +7,7 @@ from pydantic import Field, model_validator
 from worker_image.contract.job_type import BASIC, JobType, group, recommended, when
 
 _GROUP = group("Optimisation")
+_ADAM = when(optimizer=["adam", "adamw", "muon"])
 
 
 class OptimisationParams(JobType):
@@ -16,19 +17,25 @@ class OptimisationParams(JobType):
     """Optimiser steps."""
     batch_size: int = Field(default=2048, ge=1, le=1_048_576, json_schema_extra=recommended(64, 16384) | _GROUP)
     """Tokens per optimiser step."""
-    optimizer: Literal["adam", "adamw"] = Field(default="adam", json_schema_extra=_GROUP)
-    """Optimiser."""
+    optimizer: Literal["adam", "adamw", "sgd", "signum", "muon"] = Field(default="adam", json_schema_extra=_GROUP)
+    """Optimiser. muon orthogonalises the steps of matrices and leaves the rest to Adam."""
     lr: float | None = Field(default=None, ge=1e-6, le=0.1, json_schema_extra=recommended(1e-5, 1e-2) | _GROUP)
-    """Peak learning rate; when empty, the family's recipe's own, for most 2e-4 / sqrt(d_sae / 16384)."""
-    beta1: float | None = Field(default=None, ge=0, lt=1, json_schema_extra=_GROUP)
+    """Peak learning rate; when empty, the family's recipe's own, for most 2e-4 / sqrt(d_sae / 16384). sgd has none."""
+    beta1: float | None = Field(default=None, ge=0, lt=1, json_schema_extra=_GROUP | _ADAM)
     """Adam's first-moment decay; the recipe's own when empty, 0.9 for most."""
-    beta2: float = Field(default=0.999, ge=0, lt=1, json_schema_extra=_GROUP)
+    beta2: float = Field(default=0.999, ge=0, lt=1, json_schema_extra=_GROUP | _ADAM)
     """Adam's second-moment decay."""
-    eps: float = Field(default=6.25e-10, gt=0, le=1e-2, json_schema_extra=_GROUP)
+    eps: float = Field(default=6.25e-10, gt=0, le=1e-2, json_schema_extra=_GROUP | _ADAM)
     """Adam's denominator floor."""
+    momentum: float = Field(
+        default=0.95, ge=0, lt=1, json_schema_extra=_GROUP | when(optimizer=["sgd", "signum", "muon"])
+    )
+    """Share of the averaged gradient that a step keeps."""
     weight_decay: float = Field(default=0.0, ge=0, le=1, json_schema_extra=_GROUP | when(optimizer=["adamw"]))
     """Decoupled weight decay."""
-    lr_schedule: Literal["constant", "linear", "cosine"] = Field(default="linear", json_schema_extra=_GROUP)
+    lr_schedule: Literal["constant", "linear", "cosine", "exponential"] = Field(
+        default="linear", json_schema_extra=_GROUP
+    )
     """How the learning rate falls over the last decay_fraction of training."""
     warmup_steps: int = Field(default=0, ge=0, json_schema_extra=_GROUP)
     """Steps over which the learning rate rises from 0."""
@@ -39,6 +46,26 @@ class OptimisationParams(JobType):
     GPUs and on CPUs that multiply it; weights, their gradients and the optimiser stay float32 either way."""
     grad_clip: float | None = Field(default=None, gt=0, json_schema_extra=_GROUP)
     """Largest gradient norm; not clipped when empty."""
+
+    micro_batch_size: int | None = Field(default=None, ge=1, json_schema_extra=_GROUP)
+    """Tokens differentiated at once; a batch of more is taken in parts and makes one step all the same. What is
+    relative to a batch (FVU's variance, batch_topk's ranking) is then relative to a part. Out of GPU memory it is
+    halved, up to three times. All of the batch when empty."""
+    weights_dtype: Literal["float32", "float8_e4m3", "float8_e5m2"] = Field(default="float32", json_schema_extra=_GROUP)
+    """Hold weight matrices as FP8 would, simulated: the optimiser moves float32 masters, products see them rounded.
+    bit_stall_share tells how many weights moved too little to change a bit."""
+    nan_patience: int = Field(default=0, ge=0, le=1000, json_schema_extra=_GROUP)
+    """Steps in a row whose loss may be not finite; they are skipped. One more, and training ends. Every step is looked
+    at then, for which a GPU has to be waited for."""
+    gradient_statistics_every_steps: int | None = Field(default=None, ge=1, json_schema_extra=_GROUP)
+    """Steps between looks at each parameter's gradient (norms, dead share, signal to noise, cosine with the step
+    before); none when empty."""
+
+    @model_validator(mode="after")
+    def _rate_is_known(self) -> Self:
+        if self.optimizer == "sgd" and self.lr is None and not {"lr", "optimizer"} & self.varied():
+            raise ValueError("lr: optimizer 'sgd' has no customary rate; set one")
+        return self
 
     @model_validator(mode="after")
     def _warmup_fits(self) -> Self:

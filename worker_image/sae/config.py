@@ -7,6 +7,15 @@ from typing import Literal
 Family = Literal["topk", "batch_topk", "matryoshka", "jumprelu", "gated", "standard"]
 """How a token's latents are chosen and kept few."""
 
+WeightsDtype = Literal["float32", "float8_e4m3", "float8_e5m2"]
+"""How weight matrices are held while training; FP8 is simulated."""
+
+DEFAULT_TARGET_L0 = 32.0
+"""What is aimed for when neither a target nor a coefficient is given and the recipe names none."""
+
+_BASE_LR = {"adam": 2e-4, "adamw": 2e-4, "sgd": 2e-4, "muon": 2e-3, "signum": 5e-3}
+"""The rate at 16,384 latents: sparsify's. sgd has no customary one: jobs have to name it."""
+
 
 @dataclass(frozen=True)
 class SaeConfig:
@@ -62,8 +71,10 @@ class SaeConfig:
     """Optimiser steps in all: what the schedules are laid over."""
     batch_size: int = 2048
     """Tokens per optimiser step."""
-    optimizer: Literal["adam", "adamw"] = "adam"
+    optimizer: Literal["adam", "adamw", "sgd", "signum", "muon"] = "adam"
     """Optimiser."""
+    momentum: float = 0.95
+    """Share of the averaged gradient that a step keeps: sgd, signum, muon."""
     lr: float | None = None
     """Peak learning rate; the recipe's own when None."""
     beta1: float | None = None
@@ -74,7 +85,7 @@ class SaeConfig:
     """Adam's denominator floor."""
     weight_decay: float = 0.0
     """Decoupled weight decay, adamw only."""
-    lr_schedule: Literal["constant", "linear", "cosine"] = "linear"
+    lr_schedule: Literal["constant", "linear", "cosine", "exponential"] = "linear"
     """How the rate falls over the last ``decay_fraction`` of training."""
     warmup_steps: int = 0
     """Steps over which the rate rises from 0."""
@@ -84,6 +95,14 @@ class SaeConfig:
     """Type in which active latents are looked for."""
     grad_clip: float | None = None
     """Largest gradient norm; not clipped when None."""
+    micro_batch_size: int | None = None
+    """Tokens differentiated at once; the gradients of a batch are summed over its parts. All of it when None."""
+    weights_dtype: WeightsDtype = "float32"
+    """How weight matrices are held between steps."""
+    nan_patience: int = 0
+    """Steps in a row whose loss may be not finite: they are skipped."""
+    gradient_statistics_every_steps: int | None = None
+    """Steps between looks at the gradients; never when None."""
     seed: int = 0
     """Seed of the initial weights."""
 
@@ -107,11 +126,13 @@ class SaeConfig:
         """The learning rate to start with.
 
         By default 7e-5 for the quadratic JumpReLU recipe (arXiv 2407.14435), else arXiv 2406.04093's fit of Adam's
-        best rate to the width.
+        best rate to the width, scaled for other optimisers as sparsify does.
         """
         if self.lr is not None:
             return self.lr
-        return 7e-5 if self.is_quadratic else 2e-4 / math.sqrt(self.d_sae / 2**14)
+        if self.is_quadratic and self.optimizer in ("adam", "adamw"):
+            return 7e-5
+        return _BASE_LR[self.optimizer] / math.sqrt(self.d_sae / 2**14)
 
     @property
     def first_moment_decay(self) -> float:
@@ -154,6 +175,9 @@ class SaeConfig:
         """The L0 that a controller holds by moving the coefficient; None where nothing does. The quadratic JumpReLU
         recipe has its target in the loss."""
         if self.family in ("standard", "gated") or (self.family == "jumprelu" and not self.is_quadratic):
+            has_own = self.family == "jumprelu" or (self.family == "standard" and self.l1_recipe == "april_2024")
+            if self.target_l0 is None and self.sparsity_coefficient is None and not has_own:
+                return DEFAULT_TARGET_L0
             return self.target_l0
         return None
 

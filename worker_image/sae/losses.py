@@ -3,7 +3,8 @@
 Shapes: B tokens, D = d_in, E = width_out, S = dead latents.
 """
 
-from dataclasses import dataclass, fields, replace
+from collections.abc import Callable
+from dataclasses import dataclass, fields
 
 from torch import Tensor
 
@@ -36,10 +37,19 @@ class Loss:
     ghost: Tensor | None = None
     """Ghost gradients' term; 0 when no latent is dead."""
 
+    def map(self, change: Callable[[Tensor], Tensor]) -> "Loss":
+        """Every part changed in the same way."""
+        parts = {field.name: getattr(self, field.name) for field in fields(self)}
+        return Loss(**{name: None if part is None else change(part) for name, part in parts.items()})
+
+    def plus(self, other: "Loss") -> "Loss":
+        """Part by part; both have the same."""
+        parts = {field.name: (getattr(self, field.name), getattr(other, field.name)) for field in fields(self)}
+        return Loss(**{name: None if one is None else one + two for name, (one, two) in parts.items()})
+
     def detached(self) -> "Loss":
         """The same numbers without their history."""
-        parts = {field.name: getattr(self, field.name) for field in fields(self)}
-        return replace(self, **{name: part.detach() for name, part in parts.items() if part is not None})
+        return self.map(Tensor.detach)
 
 
 def loss_of(sae: Sae, x_BD: Tensor, y_BE: Tensor, out: Output, dead_S: Tensor, weights: Coefficients) -> Loss:

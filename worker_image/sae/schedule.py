@@ -4,6 +4,9 @@ import math
 
 from worker_image.sae.config import SaeConfig
 
+_LEAST_SHARE = 0.01
+"""What an exponential fall ends at, as a share of the peak rate."""
+
 
 def lr_factor(step: int, config: SaeConfig) -> float:
     """Share of the peak learning rate used by step number ``step``, counted from 0.
@@ -17,8 +20,13 @@ def lr_factor(step: int, config: SaeConfig) -> float:
     if config.lr_schedule == "constant" or decay_steps == 0 or remaining > decay_steps:
         return rise
     share = max(0.0, remaining / (decay_steps + 1))
-    fall = share if config.lr_schedule == "linear" else 0.5 * (1 - math.cos(math.pi * share))
-    return rise * fall
+    match config.lr_schedule:
+        case "linear":
+            return rise * share
+        case "cosine":
+            return rise * 0.5 * (1 - math.cos(math.pi * share))
+        case "exponential":
+            return rise * _LEAST_SHARE ** (1 - share)
 
 
 def coefficient_factor(step: int, config: SaeConfig) -> float:

@@ -4,7 +4,7 @@ Shapes: B tokens, D = d_in, E = width_out, F = d_sae, S dead latents.
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
@@ -15,13 +15,23 @@ from worker_image.sae.config import SaeConfig
 from worker_image.sae.controller import L0Control, L0Controller
 from worker_image.sae.dead import resample
 from worker_image.sae.families import build_sae
+from worker_image.sae.gradients import gradient_statistics, unmoved_shares
 from worker_image.sae.losses import Coefficients, Loss, loss_of
-from worker_image.sae.metrics import dead_latents, fvu
+from worker_image.sae.metrics import dead_latents, squared_error
 from worker_image.sae.model import Output
+from worker_image.sae.optimisers import build_optimizer
+from worker_image.sae.precision import RoundedWeights
 from worker_image.sae.schedule import coefficient_factor, lr_factor
 
 _CONTROLLER = "l0_controller."
-"""Before the names of what an L0 controller remembers, in a checkpoint."""
+"""Before the names of what an L0 controller remembers, in a checkpoint; ..."""
+_MASTER = "master."
+"""... of the float32 weights behind rounded ones; ..."""
+_BEFORE = "gradient_before."
+"""... of gradients that the next step's are compared with."""
+
+MOST_HALVINGS = 3
+"""So often the part of a batch that is differentiated at once is halved for want of GPU memory."""
 
 
 @dataclass(frozen=True)
@@ -34,9 +44,11 @@ class StepOutcome:
     lr: float
     coefficient: Tensor | float
     """Weight of the sparsity loss in this step."""
-    grad_norm: Tensor | None
     fvu: Tensor | None
     """Of the batch; None where it was not asked for."""
+    grad_norm: Tensor | None = None
+    statistics: Mapping[str, Tensor] = field(default_factory=dict)
+    """Of gradients and weights, where they were due."""
 
     def values(self) -> dict[str, float]:
         """Metric name -> value."""
@@ -59,7 +71,28 @@ class StepOutcome:
         ):
             if part is not None:
                 found[name] = part.item()
-        return found
+        return found | {name: float(value) for name, value in self.statistics.items()}
+
+
+@dataclass(frozen=True)
+class _Differentiated:
+    """What differentiating a batch, or a part of it, saw."""
+
+    loss: Loss
+    l0: Tensor
+    fired_F: Tensor
+    squared_error: Tensor | None
+    """Of the reconstruction, summed; None where it was not asked for."""
+
+    def scaled(self, share: float) -> "_Differentiated":
+        """What counts for ``share`` of a batch; sums stay as they are."""
+        return replace(self, loss=self.loss.map(lambda part: part * share), l0=self.l0 * share)
+
+    def plus(self, other: "_Differentiated") -> "_Differentiated":
+        error = None
+        if self.squared_error is not None and other.squared_error is not None:
+            error = self.squared_error + other.squared_error
+        return _Differentiated(self.loss.plus(other.loss), self.l0 + other.l0, self.fired_F | other.fired_F, error)
 
 
 class Trainer:
@@ -68,15 +101,8 @@ class Trainer:
     def __init__(self, config: SaeConfig, device: torch.device | str = "cpu") -> None:
         self.config = config
         self.sae = build_sae(config, device)
-        optimizer = torch.optim.AdamW if config.optimizer == "adamw" else torch.optim.Adam
-        self._optimizer = optimizer(
-            self._parameter_groups(),
-            lr=config.peak_lr,
-            betas=(config.first_moment_decay, config.beta2),
-            eps=config.eps,
-            weight_decay=config.weight_decay,
-            fused=True,
-        )
+        self._optimizer = build_optimizer(config, self._parameter_groups())
+        self._rounded = RoundedWeights(self.sae, config.weights_dtype) if config.weights_dtype != "float32" else None
         self.peak_lr = config.peak_lr
         self.coefficients = Coefficients(config.initial_coefficient, config.auxk_alpha)
         self._controller: L0Controller | None = None
@@ -88,6 +114,13 @@ class Trainer:
         self.tokens_since_fired_F = torch.zeros(config.d_sae, dtype=torch.int64, device=device)
         self._tokens_at_resampling = 0
         self._last_loss: Tensor | None = None
+        self.micro_batch_size = config.micro_batch_size
+        """Tokens differentiated at once; smaller than was asked for once a GPU had no memory for so many."""
+        self.skipped_steps = 0
+        """Steps not taken because their loss was not finite."""
+        self._halvings = 0
+        self._lost_in_a_row = 0
+        self._gradients_before: dict[str, Tensor] = {}
 
     @property
     def lr(self) -> float:
@@ -123,34 +156,128 @@ class Trainer:
         return loss.detached(), out
 
     def train_step(self, x_BD: Tensor, y_BE: Tensor | None = None, *, measure: bool = False) -> StepOutcome:
-        """Learn from one batch. With ``measure`` what costs a pass of its own is reported too: FVU, gradient norm."""
+        """Learn from one batch. With ``measure`` what costs a pass of its own is reported too: FVU, gradient norm.
+
+        Raises:
+            torch.cuda.OutOfMemoryError: not even an eighth of the batch fits; nothing was learned.
+        """
         coefficient = self.coefficient
-        loss, out = self.differentiate(x_BD, y_BE)
+        target_BE = x_BD if y_BE is None else y_BE
+        batch = self._differentiate_in_parts(x_BD, target_BE, measure=measure)
+        lr = self.lr
+        outcome = StepOutcome(
+            batch.loss,
+            batch.l0,
+            self.config.d_sae,
+            lr,
+            coefficient,
+            fvu=None
+            if batch.squared_error is None
+            else batch.squared_error / squared_error(target_BE, target_BE.mean(0)),
+        )
+        if self._is_lost(batch.loss):
+            self._optimizer.zero_grad(set_to_none=True)
+            self.step += 1
+            self.tokens_trained += len(x_BD)
+            return outcome
+        grad_norm, statistics = self._descend(lr, measure=measure)
+        if self._controller is not None:
+            # What the coefficient does shows only once it has risen.
+            risen = coefficient_factor(self.step, self.config) == 1
+            self._controller.observe(batch.l0, lr_factor(self.step, self.config) if risen else 0.0)
+        self.tokens_since_fired_F += len(x_BD)
+        self.tokens_since_fired_F[batch.fired_F] = 0
+        self.step += 1
+        self.tokens_trained += len(x_BD)
+        self._last_loss = batch.loss.total
+        if self.config.dead_policy == "resample":
+            self._resample_when_due(x_BD, target_BE)
+        return replace(outcome, grad_norm=grad_norm, statistics=statistics)
+
+    def _differentiate_in_parts(self, x_BD: Tensor, y_BE: Tensor, *, measure: bool) -> _Differentiated:
+        """Leave the batch's gradients in the parameters; in smaller parts where a GPU's memory does not hold more."""
+        while True:
+            try:
+                return self._summed_gradients(x_BD, y_BE, measure=measure)
+            except torch.cuda.OutOfMemoryError:
+                size = min(self.micro_batch_size or len(x_BD), len(x_BD))
+                self._optimizer.zero_grad(set_to_none=True)
+                if self._halvings == MOST_HALVINGS or size == 1:
+                    raise
+                torch.cuda.empty_cache()
+                self._halvings += 1
+                self.micro_batch_size = (size + 1) // 2
+
+    def _summed_gradients(self, x_BD: Tensor, y_BE: Tensor, *, measure: bool) -> _Differentiated:
+        self._optimizer.zero_grad(set_to_none=True)
+        size = self.micro_batch_size or len(x_BD)
+        weights = replace(self.coefficients, sparsity=self.coefficient)
+        dead_S = self._dead_S()
+        found: _Differentiated | None = None
+        for part_x, part_y in zip(x_BD.split(size), y_BE.split(size), strict=True):
+            share = len(part_x) / len(x_BD)
+            out = self.sae(part_x)
+            loss = loss_of(self.sae, part_x, part_y, out, dead_S, weights)
+            (loss.total if share == 1 else loss.total * share).backward()
+            with torch.no_grad():
+                error = squared_error(part_y, out.y_hat_BE) if measure else None
+                part = _Differentiated(loss.detached(), out.code.l0, out.code.fired_F, error)
+                found = part if share == 1 else part.scaled(share) if found is None else found.plus(part.scaled(share))
+        assert found is not None
+        return found
+
+    def _is_lost(self, loss: Loss) -> bool:
+        """Whether the step is to be skipped because its loss is not finite."""
+        if not self.config.nan_patience:
+            return False
+        if loss.total.isfinite():
+            self._lost_in_a_row = 0
+            return False
+        self._lost_in_a_row += 1
+        self.skipped_steps += 1
+        if self._lost_in_a_row > self.config.nan_patience:
+            self._last_loss = loss.total
+        return True
+
+    def _descend(self, lr: float, *, measure: bool) -> tuple[Tensor | None, dict[str, Tensor]]:
+        """Move the weights along the gradients that are there; return the gradient's norm and statistics, if due."""
         if self.sae.holds_unit_norm:
             self.sae.remove_parallel_gradient()
         grad_norm = None
         if self.config.grad_clip is not None or measure:
             limit = self.config.grad_clip if self.config.grad_clip is not None else float("inf")
             grad_norm = torch.nn.utils.clip_grad_norm_(self.sae.parameters(), limit)
-        lr = self.lr
+        if self._rounded is not None:
+            self._rounded.unround()
+        statistics, before = self._look_at_gradients()
         for group in self._optimizer.param_groups:
             group["lr"] = lr * group["rate_scale"]
         self._optimizer.step()
         if self.sae.holds_unit_norm:
             self.sae.normalise_decoder()
-        if self._controller is not None:
-            # What the coefficient does shows only once it has risen.
-            risen = coefficient_factor(self.step, self.config) == 1
-            self._controller.observe(out.code.l0, lr_factor(self.step, self.config) if risen else 0.0)
-        self.tokens_since_fired_F += len(x_BD)
-        self.tokens_since_fired_F[out.code.fired_F] = 0
-        self.step += 1
-        self.tokens_trained += len(x_BD)
-        self._last_loss = loss.total
-        if self.config.dead_policy == "resample":
-            self._resample_when_due(x_BD, x_BD if y_BE is None else y_BE)
-        unexplained = fvu(x_BD if y_BE is None else y_BE, out.y_hat_BE.detach()) if measure else None
-        return StepOutcome(loss, out.code.l0, self.config.d_sae, lr, coefficient, grad_norm, unexplained)
+        if before:
+            statistics |= unmoved_shares(before, dict(self.sae.named_parameters()))
+        if self._rounded is not None:
+            self._rounded.take_over()
+            if self._rounded.stalled_share is not None:
+                statistics["bit_stall_share"] = self._rounded.stalled_share
+        return grad_norm, statistics
+
+    def _look_at_gradients(self) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+        """Statistics of the gradients, and the weights before the step; both empty unless they are due."""
+        every = self.config.gradient_statistics_every_steps
+        if every is None:
+            return {}, {}
+        parameters = dict(self.sae.named_parameters())
+        gradients = {name: p.grad for name, p in parameters.items() if p.grad is not None}
+        found: dict[str, Tensor] = {}
+        before: dict[str, Tensor] = {}
+        if (self.step + 1) % every == 0:
+            found = gradient_statistics(parameters, gradients, self._gradients_before)
+            before = {name: parameter.detach().clone() for name, parameter in parameters.items()}
+        is_next = (self.step + 2) % every == 0
+        self._gradients_before = {name: gradient.clone() for name, gradient in gradients.items()} if is_next else {}
+        return found, before
 
     def reconfigure(self, values: Mapping[str, object]) -> None:
         """Take up other coefficients from the next step on. What is no field of the config is not the trainer's."""
@@ -194,9 +321,12 @@ class Trainer:
             if self._controller is not None
             else {}
         )
+        masters = self._rounded.state() if self._rounded is not None else {}
+        kept = {f"{_MASTER}{name}": master for name, master in masters.items()}
+        kept |= {f"{_BEFORE}{name}": gradient for name, gradient in self._gradients_before.items()}
         return SaeState(
             weights=dict(self.sae.state_dict()),
-            training=moments | controlled | {"tokens_since_fired": self.tokens_since_fired_F},
+            training=moments | controlled | kept | {"tokens_since_fired": self.tokens_since_fired_F},
             values={
                 "step": self.step,
                 "tokens_trained": self.tokens_trained,
@@ -205,6 +335,9 @@ class Trainer:
                 "sparsity_coefficient": self.coefficients.sparsity,
                 "auxk_alpha": self.coefficients.auxk_alpha,
                 "loss": self.last_loss,
+                "micro_batch_size": self.micro_batch_size,
+                "skipped_steps": self.skipped_steps,
+                "lost_in_a_row": self._lost_in_a_row,
             },
         )
 
@@ -216,23 +349,20 @@ class Trainer:
         """
         self.sae.load_state_dict(state.weights)
         for name, parameter in self.sae.named_parameters():
-            prefix = f"optimizer.{name}."
-            moments = {
-                key.removeprefix(prefix): value for key, value in state.training.items() if key.startswith(prefix)
-            }
-            if moments:
+            if moments := _under(f"optimizer.{name}.", state.training):
                 # Fused Adam keeps its step count on the parameter's device, like the moments.
                 self._optimizer.state[parameter] = {k: v.clone().to(parameter.device) for k, v in moments.items()}
         self.tokens_since_fired_F.copy_(state.training["tokens_since_fired"])
         if self._controller is not None:
-            self._controller.restore(
-                {
-                    name.removeprefix(_CONTROLLER): value
-                    for name, value in state.training.items()
-                    if name.startswith(_CONTROLLER)
-                }
-            )
+            self._controller.restore(_under(_CONTROLLER, state.training))
+        device = self.tokens_since_fired_F.device
+        self._gradients_before = {k: v.clone().to(device) for k, v in _under(_BEFORE, state.training).items()}
+        if self._rounded is not None:
+            self._rounded.restore(_under(_MASTER, state.training))
         values: dict[str, Any] = state.values
+        self.micro_batch_size = values["micro_batch_size"]
+        self.skipped_steps = values["skipped_steps"]
+        self._lost_in_a_row = values["lost_in_a_row"]
         self.step = values["step"]
         self.tokens_trained = values["tokens_trained"]
         self._tokens_at_resampling = values["tokens_at_resampling"]
@@ -263,3 +393,8 @@ class Trainer:
         resample(self.sae, self._moments(), x_BD, y_BE, dead_S, seed=self.config.seed + self.step)
         self.tokens_since_fired_F[dead_S] = 0
         self._tokens_at_resampling = self.tokens_trained
+
+
+def _under(prefix: str, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Those whose names begin with ``prefix``, without it."""
+    return {name.removeprefix(prefix): tensor for name, tensor in tensors.items() if name.startswith(prefix)}

@@ -212,7 +212,7 @@ class Training:
         try:
             assert self._scaling is not None
             batch_BW = self._scaling.apply(batch_BW.to(self.inputs.device, torch.float32))
-            outcomes = [learner.train_step(batch_BW, measure=measure) for learner in self.learners]
+            outcomes = [self._learn(learner, batch_BW, measure=measure) for learner in self.learners]
         except torch.cuda.OutOfMemoryError as error:
             raise OutOfGpuMemory(
                 "batch_size",
@@ -226,6 +226,21 @@ class Training:
             self.checkpoints.reserve(self._state("step"))
             self._reserved = True
         return outcomes
+
+    def _learn(self, learner: Learner, batch_BW: Tensor, *, measure: bool) -> StepOutcome:
+        trainer = learner.trainer
+        before, skipped = trainer.micro_batch_size, trainer.skipped_steps
+        outcome = learner.train_step(batch_BW, measure=measure)
+        which = f"{learner.label}: " if learner.label else ""
+        if trainer.micro_batch_size != before:
+            self.run.notify(
+                f"{which}out of GPU memory: from step {self.step} on {trainer.micro_batch_size} of "
+                f"{self.params.batch_size} tokens are differentiated at once",
+                "warning",
+            )
+        if trainer.skipped_steps > skipped:
+            self.run.notify(f"{which}step {trainer.step} was skipped: its loss is not finite", "warning")
+        return outcome
 
     def _is_reported(self, step: int) -> bool:
         return step % self.params.log_every_steps == 0 or step == self.params.steps

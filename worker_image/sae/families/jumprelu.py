@@ -10,13 +10,10 @@ from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
 from worker_image.sae.code import Code, encode_above
-from worker_image.sae.config import SaeConfig
+from worker_image.sae.config import DEFAULT_TARGET_L0, SaeConfig
 from worker_image.sae.metrics import fvu
 from worker_image.sae.model import FamilyLoss, Output, Sae, mean_squared_error
 from worker_image.sae.sparse import affine
-
-DEFAULT_TARGET_L0 = 32.0
-"""What the quadratic recipe aims for when nobody says."""
 
 _PRE_ACTIVATION_WEIGHT = 3e-6
 _TANH_STEEPNESS = 4.0

@@ -1,0 +1,178 @@
+"""A step's extras: parts of a batch, skipped steps, 8-bit weights, gradient statistics, and resuming with them."""
+
+from dataclasses import replace
+
+import pytest
+import torch
+from torch import Tensor
+
+from worker_image.sae.config import SaeConfig
+from worker_image.sae.gradients import gradient_statistics, unmoved_shares
+from worker_image.sae.precision import RoundedWeights, rounded
+from worker_image.sae.trainer import MOST_HALVINGS, Trainer
+
+
+def trainer(**changes: object) -> Trainer:
+    return Trainer(SaeConfig(**({"d_in": 6, "d_sae": 24, "k": 3, "lr": 1e-2, "steps": 50} | changes)))  # type: ignore[arg-type]
+
+
+def tokens(n: int = 64, seed: int = 3) -> Tensor:
+    return torch.randn(n, 6, generator=torch.Generator().manual_seed(seed))
+
+
+def assert_same(one: Trainer, other: Trainer) -> None:
+    for name, weight in one.sae.state_dict().items():
+        torch.testing.assert_close(weight, other.sae.state_dict()[name], equal_nan=True, msg=name)
+
+
+@pytest.mark.parametrize("family", ["standard", "gated"])
+def test_a_batch_in_parts_makes_the_same_step_as_at_once(family: str) -> None:
+    # Losses that are means over tokens: nothing in them is relative to the batch.
+    whole, parts = (trainer(family=family, micro_batch_size=size) for size in (None, 24))
+    outcomes = [made.train_step(tokens(), measure=True) for made in (whole, parts)]
+    assert_same(whole, parts)
+    assert outcomes[0].values() == pytest.approx(outcomes[1].values(), rel=1e-5)
+    assert torch.equal(whole.tokens_since_fired_F, parts.tokens_since_fired_F)
+
+
+class ShortOfMemory:
+    """Refuses more than so many tokens at once, as a full GPU does."""
+
+    def __init__(self, made: Trainer, most: int) -> None:
+        self.sizes: list[int] = []
+        forward = made.sae.forward
+
+        def refusing(x_BD: Tensor, **how: bool) -> object:
+            self.sizes.append(len(x_BD))
+            if len(x_BD) > most:
+                raise torch.cuda.OutOfMemoryError("no room")
+            return forward(x_BD, **how)
+
+        made.sae.forward = refusing  # type: ignore[method-assign]
+
+
+def test_out_of_memory_the_part_is_halved_and_the_batch_kept() -> None:
+    made, asked = trainer(family="standard"), trainer(family="standard", micro_batch_size=16)
+    memory = ShortOfMemory(made, most=20)
+    made.train_step(tokens())
+    assert memory.sizes == [64, 32, 16, 16, 16, 16]
+    assert (made.micro_batch_size, made.step, made.tokens_trained) == (16, 1, 64)
+    asked.train_step(tokens())
+    assert_same(made, asked)
+
+
+def test_after_three_halvings_nothing_is_tried_any_more_and_nothing_was_learned() -> None:
+    made, untouched = trainer(), trainer()
+    memory = ShortOfMemory(made, most=0)
+    with pytest.raises(torch.cuda.OutOfMemoryError):
+        made.train_step(tokens())
+    assert len(memory.sizes) == MOST_HALVINGS + 1
+    assert made.step == 0
+    assert_same(made, untouched)
+
+
+def test_a_step_whose_loss_is_not_finite_is_skipped() -> None:
+    made, untouched = trainer(nan_patience=2), trainer()
+    bad = tokens()
+    bad[5, 2] = torch.nan
+    made.train_step(bad)
+    assert_same(made, untouched)
+    assert (made.step, made.skipped_steps, made.last_loss) == (1, 1, None)
+    made.train_step(tokens())
+    assert made.last_loss is not None
+
+
+def test_patience_ends_and_good_steps_renew_it() -> None:
+    made, bad = trainer(nan_patience=1), tokens() * torch.nan
+    for _ in range(2):
+        made.train_step(bad)
+        made.train_step(tokens())
+    assert made.last_loss == made.last_loss  # finite
+    made.train_step(bad)
+    made.train_step(bad)
+    assert made.last_loss != made.last_loss
+
+
+def test_fp8_weights_worked_by_hand() -> None:
+    # E4M3 holds 448 at most: the scale is 1, and between 256 and 448 its steps are 32.
+    assert rounded(torch.tensor([448.0, 300.0, 1.0]), "float8_e4m3").tolist() == [448, 288, 1]
+    # E5M2 has two bits of mantissa: 1.3 is nearest to 1.25.
+    assert rounded(torch.tensor([57344.0, 1.3]), "float8_e5m2").tolist() == [57344, 1.25]
+
+
+def test_bits_that_do_not_change_are_counted_among_weights_that_moved() -> None:
+    module = torch.nn.Linear(4, 1, bias=False)
+    with torch.no_grad():
+        module.weight.copy_(torch.tensor([[448.0, 256.0, 256.0, 256.0]]))
+    weights = RoundedWeights(module, "float8_e4m3")
+    weights.unround()
+    with torch.no_grad():
+        module.weight += torch.tensor([[0.0, 1.0, 1.0, 40.0]])
+    weights.take_over()
+    assert weights.stalled_share is not None
+    assert weights.stalled_share.item() == pytest.approx(2 / 3)
+    assert module.weight.tolist() == [[448, 256, 256, 288]]
+    assert weights.state()["weight"].tolist() == [[448, 257, 257, 296]]
+
+
+def test_steps_too_small_for_a_bit_add_up_in_the_masters() -> None:
+    made = trainer(weights_dtype="float8_e5m2", lr=1e-3, lr_schedule="constant")
+    losses = [made.train_step(tokens()).values() for _ in range(40)]
+    assert losses[0]["bit_stall_share"] > 0.5
+    assert losses[-1]["loss"] < losses[0]["loss"]
+
+
+def test_gradient_statistics_worked_by_hand() -> None:
+    weights, gradients = {"w": torch.tensor([1.0, torch.nan])}, {"w": torch.tensor([3.0, -1.0])}
+    found = gradient_statistics(weights, gradients, {"w": torch.tensor([0.0, -2.0])})
+    assert {name: round(value.item(), 6) for name, value in found.items()} == {
+        "grad/w/l2": round(10**0.5, 6),
+        "grad/w/linf": 3,
+        "grad/w/dead_share": 0,
+        "grad/w/snr": 0.5,
+        "grad/w/mean": 1,
+        "grad/w/min": -1,
+        "grad/w/cosine": round(10**-0.5, 6),
+        "weight/w/not_finite": 1,
+    }
+    assert gradient_statistics(weights, {"w": torch.tensor([0.0, 1e-9])}, {})["grad/w/dead_share"] == 1
+    unmoved = unmoved_shares({"w": torch.tensor([1.0, 2.0])}, {"w": torch.tensor([1.0, 2.5])})
+    assert unmoved["weight/w/unmoved_share"] == 0.5
+
+
+def test_statistics_come_when_they_are_due_and_change_nothing() -> None:
+    looked, plain = trainer(gradient_statistics_every_steps=2), trainer()
+    outcomes = [looked.train_step(tokens(seed=step)) for step in range(4)]
+    for step in range(4):
+        plain.train_step(tokens(seed=step))
+    assert_same(looked, plain)
+    assert [bool(outcome.statistics) for outcome in outcomes] == [False, True, False, True]
+    assert -1 <= outcomes[1].values()["grad/W_enc_FD/cosine"] <= 1
+    assert 0 <= outcomes[1].values()["weight/W_enc_FD/unmoved_share"] < 1
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"optimizer": "adamw", "weight_decay": 0.1},
+        {"optimizer": "sgd"},
+        {"optimizer": "signum"},
+        {"optimizer": "muon"},
+        {"weights_dtype": "float8_e4m3"},
+        {"encoder_dtype": "bfloat16"},
+        {"micro_batch_size": 24, "gradient_statistics_every_steps": 4},
+        {"family": "gated"},
+    ],
+    ids=str,
+)
+def test_a_resumed_training_is_the_same_to_the_bit(changes: dict[str, object]) -> None:
+    whole, first, second = trainer(**changes), trainer(**changes), trainer(**changes, seed=9)
+    found = [whole.train_step(tokens(seed=step)).values() for step in range(6)]
+    for step in range(3):
+        first.train_step(tokens(seed=step))
+    state = first.state()
+    kept = replace(state, training={name: tensor.clone() for name, tensor in state.training.items()})
+    second.restore(kept)
+    assert [second.train_step(tokens(seed=step)).values() for step in range(3, 6)] == found[3:]
+    for name, weight in whole.sae.state_dict().items():
+        assert torch.equal(weight, second.sae.state_dict()[name]), name
