@@ -34,6 +34,8 @@ _POSITION_BYTES = 320
 _DENSE_COPIES = {"standard": 6, "jumprelu": 7, "gated": 9}
 """Families that let through as many latents as their penalty does, early in training nearly all of them, and how many
 B x F tensors a step then holds at once. Measured."""
+_MOMENTS = {"adam": 2, "adamw": 2, "sgd": 1, "signum": 1, "muon": 1}
+"""Numbers that the optimiser keeps for each weight; muon's few vectors, which Adam moves, are not counted twice."""
 BUFFER = "activation buffer"
 COPY = "checkpoint being written"
 """The component that is done without where there is no room: training then waits until it is written."""
@@ -124,7 +126,7 @@ def training_budget(
         *_model(params, shape, width, kept, device),
         Component("SAE weights", device, _FLOAT * parameters, "expansion_factor"),
         Component("gradients", device, _FLOAT * parameters, "expansion_factor"),
-        Component("optimiser moments", device, 2 * _FLOAT * parameters, "expansion_factor"),
+        *_beside_weights(variants, read, device),
         Component(
             "training step", device, max(_step(variant, read, kept, device) for variant in variants), "batch_size"
         ),
@@ -135,6 +137,18 @@ def training_budget(
     )
     d_sae = max(_latents(variant, read) for variant in variants)
     return Budget(components, _work(params, variants, shape, read, parameters, cached=cached), read, d_sae)
+
+
+def _beside_weights(variants: list[TrainSaeParams], read: int, device: Pool) -> Iterator[Component]:
+    """What is kept for each weight from step to step, beside itself and its gradient."""
+    moments = sum(_MOMENTS[variant.optimizer] * _parameters(variant, read) for variant in variants)
+    yield Component("optimiser moments", device, _FLOAT * moments, "expansion_factor")
+    # A master in float32 and the eight bits themselves.
+    if rounded := sum(_parameters(variant, read) for variant in variants if variant.weights_dtype != "float32"):
+        yield Component("masters of 8-bit weights", device, (_FLOAT + 1) * rounded, "expansion_factor")
+    # The gradient of the step before, and the weights as they were.
+    if looked := sum(_parameters(variant, read) for variant in variants if variant.gradient_statistics_every_steps):
+        yield Component("gradient statistics", device, 2 * _FLOAT * looked, "gradient_statistics_every_steps")
 
 
 def _latents(variant: TrainSaeParams, read: int) -> int:
@@ -164,7 +178,7 @@ def _model(params: TrainSaeParams, shape: ModelShape, width: int, kept: int, dev
 
 def _step(variant: TrainSaeParams, read: int, kept: int, device: Pool) -> int:
     """Peak working set of a step: what is alive at once beside weights, gradients and moments."""
-    batch, d_sae = variant.batch_size, _latents(variant, read)
+    batch, d_sae = min(variant.batch_size, variant.micro_batch_size or variant.batch_size), _latents(variant, read)
     rows = min(batch, max(_LEAST_ROWS, _CHUNK[device] // (_FLOAT * d_sae)))
     dense = 5 * _FLOAT * batch * kept
     if copies := _DENSE_COPIES.get(variant.family):
@@ -178,11 +192,12 @@ def _reviving(variant: TrainSaeParams, read: int) -> int:
     """What helping dead latents takes, should most of them be dead; nothing in a training too short for that."""
     # Empty stands for AuxK in these families.
     policy = variant.dead_latents or "auxk"
-    every = _FLOAT * variant.batch_size * _latents(variant, read)
+    batch = min(variant.batch_size, variant.micro_batch_size or variant.batch_size)
+    every = _FLOAT * batch * _latents(variant, read)
     if variant.steps * variant.batch_size <= variant.dead_after_tokens:
         return 0
     if policy == "auxk" and variant.auxk_alpha:
-        chosen = _POSITION_BYTES * variant.batch_size * (variant.auxk_k or max(1, read // 2))
+        chosen = _POSITION_BYTES * batch * (variant.auxk_k or max(1, read // 2))
         return every + min(chosen, 3 * every)
     return 2 * every if policy == "ghost" else 0
 

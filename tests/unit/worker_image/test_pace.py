@@ -53,3 +53,15 @@ def test_the_past_fades() -> None:
             clock.now += 1
             pace.advance(rate)
     assert pace.per_s == pytest.approx(100, rel=0.01)
+
+
+def test_the_average_is_of_all_work_and_the_peak_is_kept() -> None:
+    clock = Clock()
+    pace = Pace(window_s=1, clock=clock)
+    pace.start()
+    for units in (10, 40, 10):
+        clock.now += 1
+        pace.advance(units)
+    assert pace.average_per_s == pytest.approx(20)
+    assert pace.peak_per_s == pytest.approx(40)
+    assert pace.per_s == pytest.approx(10)

@@ -41,6 +41,8 @@ from worker_image.sae.trainer import StepOutcome
 _CENTRE_SAMPLE = 16_384
 """Activations from which the biases start; more do not move their median visibly."""
 
+_GPU_MEMORY_EVERY_STEPS = 100
+
 
 class Halted(Exception):
     """Training was told to end early."""
@@ -259,10 +261,31 @@ class Training:
                 f"loss {values['loss']:.4f}  fvu {values['fvu']:.4f}  l0 {values['l0']:.1f}  dead {dead} "
                 f"({share:.1%})  {tokens_per_s:,.0f} tok/s  eta {duration(self._eta_s())}"
             )
-        common = {"tokens_per_s": tokens_per_s, "stall_share": self.batches.stall_share}
-        self._tell(step, joined(found) | common)
+        self._tell(step, joined(found) | self._throughput() | self._gpu_memory())
         self._progress("training", step, steps, "steps", self._train_pace.per_s)
         self._check_finite()
+
+    def _throughput(self) -> dict[str, float]:
+        """How fast it goes, now and in this attempt, and how much of it is done."""
+        pace, batch = self._train_pace, self.params.batch_size
+        return {
+            "tokens_per_s": (pace.per_s or 0) * batch,
+            "tokens_per_s_average": (pace.average_per_s or 0) * batch,
+            "tokens_per_s_peak": pace.peak_per_s * batch,
+            "tokens_trained": float(self.step * batch),
+            "tokens_left": float((self.params.steps - self.step) * batch),
+            "stall_share": self.batches.stall_share,
+        }
+
+    def _gpu_memory(self) -> dict[str, float]:
+        """What torch holds of the GPU, in bytes, every so many steps; nothing on a CPU."""
+        if self.inputs.device.type != "cuda" or self.step % _GPU_MEMORY_EVERY_STEPS:
+            return {}
+        return {
+            "gpu_memory_allocated_bytes": float(torch.cuda.memory_allocated(self.inputs.device)),
+            "gpu_memory_reserved_bytes": float(torch.cuda.memory_reserved(self.inputs.device)),
+            "gpu_memory_peak_bytes": float(torch.cuda.max_memory_allocated(self.inputs.device)),
+        }
 
     def _tell(self, step: int, values: dict[str, float]) -> None:
         self.curves.add(step, values)

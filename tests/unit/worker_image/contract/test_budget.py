@@ -49,6 +49,32 @@ def test_each_family_and_wiring_has_its_own_parameters(options: dict[str, object
     assert found["SAE weights"] == 4 * parameters
 
 
+@pytest.mark.parametrize(
+    ("options", "numbers"),
+    [({"optimizer": "adamw"}, 2), ({"optimizer": "signum"}, 1), ({"optimizer": "muon"}, 1)],
+    ids=str,
+)
+def test_each_optimiser_keeps_its_own_moments(options: dict[str, object], numbers: int) -> None:
+    found = sizes(reckoned(asked(**options), GPT2, on_gpu=True), "gpu")
+    assert found["optimiser moments"] == numbers * found["gradients"]
+
+
+def test_eight_bits_cost_more_while_they_are_simulated() -> None:
+    plain, rounded = (
+        sizes(reckoned(asked(weights_dtype=dtype), GPT2, on_gpu=True), "gpu") for dtype in ("float32", "float8_e4m3")
+    )
+    assert rounded["masters of 8-bit weights"] == 5 * plain["SAE weights"] // 4
+    assert "masters of 8-bit weights" not in plain
+
+
+def test_a_batch_in_parts_needs_the_working_set_of_one() -> None:
+    whole, parts = (
+        sizes(reckoned(asked(family="standard", batch_size=4096, micro_batch_size=size), GPT2, on_gpu=True), "gpu")
+        for size in (None, 1024)
+    )
+    assert parts["training step"] == whole["training step"] // 4
+
+
 def test_a_crosscoder_reads_all_of_its_places() -> None:
     budget = reckoned(asked(crosscoder_hookpoints=["layers.1"]), SMALL, on_gpu=False)
     assert (budget.d_in, budget.d_sae) == (16, 64)

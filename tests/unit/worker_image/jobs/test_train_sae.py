@@ -26,7 +26,7 @@ from worker_image.errors import UserError
 from worker_image.jobs.train_sae import main
 from worker_image.reporter import Instruction, Terminated
 from worker_image.sae.checkpoint import checkpoints_in, load_checkpoint
-from worker_image.sae.trainer import Trainer
+from worker_image.sae.trainer import StepOutcome, Trainer
 
 Script = Callable[[RecordingRun], list[Instruction]]
 Job = Callable[..., RecordingRun]
@@ -173,6 +173,23 @@ def test_several_autoencoders_are_resumed_bit_for_bit(job: Job) -> None:
 def test_other_wirings_train_from_either_source(job: Job, cache: str, wiring: dict[str, object]) -> None:
     results = job(cache=cache, normalisation="standardise", **wiring).finished.results
     assert 0 < results["fvu"] < 1
+
+
+def test_a_run_tells_how_fast_it_goes_and_how_much_is_left(job: Job) -> None:
+    last = [event.values for event in job().of(Metrics) if "tokens_left" in event.values][-1]
+    assert (last["tokens_trained"], last["tokens_left"]) == (30 * 64, 0)
+    assert 0 < last["tokens_per_s_average"] <= last["tokens_per_s_peak"]
+
+
+def test_a_lost_step_is_skipped_where_there_is_patience(job: Job, monkeypatch: pytest.MonkeyPatch) -> None:
+    def losing(self: Trainer, x: torch.Tensor, y: torch.Tensor | None = None, *, measure: bool = False) -> StepOutcome:
+        return learn(self, x * torch.nan if self.step == 7 else x, y, measure=measure)
+
+    learn = Trainer.train_step
+    monkeypatch.setattr(Trainer, "train_step", losing)
+    run = job(nan_patience=1)
+    assert run.finished.outcome == "completed"
+    assert ("warning", "step 8 was skipped: its loss is not finite") in run.lines
 
 
 def test_the_same_seed_gives_the_same_weights_and_another_does_not(job: Job) -> None:
