@@ -241,14 +241,14 @@ class Trainer:
 
     def _descend(self, lr: float, *, measure: bool) -> tuple[Tensor | None, dict[str, Tensor]]:
         """Move the weights along the gradients that are there; return the gradient's norm and statistics, if due."""
+        if self._rounded is not None:
+            self._rounded.unround()
         if self.sae.holds_unit_norm:
             self.sae.remove_parallel_gradient()
         grad_norm = None
         if self.config.grad_clip is not None or measure:
             limit = self.config.grad_clip if self.config.grad_clip is not None else float("inf")
             grad_norm = torch.nn.utils.clip_grad_norm_(self.sae.parameters(), limit)
-        if self._rounded is not None:
-            self._rounded.unround()
         statistics, before = self._look_at_gradients()
         for group in self._optimizer.param_groups:
             group["lr"] = lr * group["rate_scale"]
@@ -390,7 +390,11 @@ class Trainer:
         if self.tokens_trained - self._tokens_at_resampling < every:
             return
         dead_S = self._dead_S()
+        if self._rounded is not None:
+            self._rounded.unround()
         resample(self.sae, self._moments(), x_BD, y_BE, dead_S, seed=self.config.seed + self.step)
+        if self._rounded is not None:
+            self._rounded.take_over()
         self.tokens_since_fired_F[dead_S] = 0
         self._tokens_at_resampling = self.tokens_trained
 

@@ -122,6 +122,18 @@ def test_steps_too_small_for_a_bit_add_up_in_the_masters() -> None:
     assert losses[-1]["loss"] < losses[0]["loss"]
 
 
+def test_resampled_latents_reach_the_masters() -> None:
+    made = trainer(weights_dtype="float8_e4m3", dead_latents="resample", dead_after_tokens=64, k=1)
+    with torch.no_grad():
+        made.sae.b_enc_F[8:] = -10.0
+    made.train_step(tokens())
+    masters = {name: master.clone() for name, master in made.state().training.items() if name.startswith("master.")}
+    rows = made.sae.W_dec_FE.detach()[8:]
+    torch.testing.assert_close(rows.norm(dim=1), torch.ones(16), rtol=0.1, atol=0)
+    torch.testing.assert_close(masters["master.W_dec_FE"][8:], rows, rtol=0.07, atol=1e-2)
+    assert made.sae.b_enc_F[8:].eq(0).all()
+
+
 def test_gradient_statistics_worked_by_hand() -> None:
     weights, gradients = {"w": torch.tensor([1.0, torch.nan])}, {"w": torch.tensor([3.0, -1.0])}
     found = gradient_statistics(weights, gradients, {"w": torch.tensor([0.0, -2.0])})
