@@ -178,7 +178,6 @@ class Trainer:
         if self._is_lost(batch.loss):
             self._optimizer.zero_grad(set_to_none=True)
             self.step += 1
-            self.tokens_trained += len(x_BD)
             return outcome
         grad_norm, statistics = self._descend(lr, measure=measure)
         if self._controller is not None:
@@ -204,9 +203,10 @@ class Trainer:
                 self._optimizer.zero_grad(set_to_none=True)
                 if self._halvings == MOST_HALVINGS or size == 1:
                     raise
-                torch.cuda.empty_cache()
                 self._halvings += 1
                 self.micro_batch_size = (size + 1) // 2
+            # Only here is the traceback gone, which held on to what the failed part had allocated.
+            torch.cuda.empty_cache()
 
     def _summed_gradients(self, x_BD: Tensor, y_BE: Tensor, *, measure: bool) -> _Differentiated:
         self._optimizer.zero_grad(set_to_none=True)
@@ -227,16 +227,18 @@ class Trainer:
         return found
 
     def _is_lost(self, loss: Loss) -> bool:
-        """Whether the step is to be skipped because its loss is not finite."""
+        """Whether the step is to be skipped because its loss or a gradient is not finite."""
         if not self.config.nan_patience:
             return False
-        if loss.total.isfinite():
+        gradients = [parameter.grad for parameter in self.sae.parameters() if parameter.grad is not None]
+        # One sum instead of a look at each entry: it is finite only if all are.
+        if (loss.total + sum(gradient.sum() for gradient in gradients)).isfinite():
             self._lost_in_a_row = 0
             return False
         self._lost_in_a_row += 1
         self.skipped_steps += 1
         if self._lost_in_a_row > self.config.nan_patience:
-            self._last_loss = loss.total
+            self._last_loss = torch.full_like(loss.total, float("nan"))
         return True
 
     def _descend(self, lr: float, *, measure: bool) -> tuple[Tensor | None, dict[str, Tensor]]:
@@ -338,6 +340,7 @@ class Trainer:
                 "micro_batch_size": self.micro_batch_size,
                 "skipped_steps": self.skipped_steps,
                 "lost_in_a_row": self._lost_in_a_row,
+                "halvings": self._halvings,
             },
         )
 
@@ -363,6 +366,7 @@ class Trainer:
         self.micro_batch_size = values["micro_batch_size"]
         self.skipped_steps = values["skipped_steps"]
         self._lost_in_a_row = values["lost_in_a_row"]
+        self._halvings = values["halvings"]
         self.step = values["step"]
         self.tokens_trained = values["tokens_trained"]
         self._tokens_at_resampling = values["tokens_at_resampling"]

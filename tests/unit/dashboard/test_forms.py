@@ -52,7 +52,7 @@ def test_anyof_null_makes_a_field_nullable_and_keeps_its_bounds() -> None:
 
 def test_an_enumeration_becomes_a_choice() -> None:
     assert TRAIN["lr_schedule"].kind == "choice"
-    assert TRAIN["lr_schedule"].choices == ("constant", "linear", "cosine")
+    assert TRAIN["lr_schedule"].choices == ("constant", "linear", "cosine", "exponential")
 
 
 def test_help_tells_meaning_and_accepted_range() -> None:

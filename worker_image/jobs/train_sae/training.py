@@ -131,6 +131,8 @@ class Training:
             outcomes = self._step(self.batches.next_batch())
             if self._is_reported(self.step):
                 self._report(outcomes)
+            elif between := self._due_between(outcomes):
+                self._tell(self.step, between)
             if self.step < self.params.steps and self.checkpoints.is_due(self.step, self.params):
                 self._validate()
                 self._save("interval")
@@ -276,6 +278,13 @@ class Training:
             "tokens_left": float((self.params.steps - self.step) * batch),
             "stall_share": self.batches.stall_share,
         }
+
+    def _due_between(self, outcomes: list[StepOutcome]) -> dict[str, float]:
+        """What has steps of its own, on a step whose other figures are not reported."""
+        every = self.params.gradient_statistics_every_steps
+        is_due = every is not None and self.step % every == 0
+        looks = [{name: float(value) for name, value in it.statistics.items()} for it in outcomes] if is_due else []
+        return (joined(looks) if looks else {}) | self._gpu_memory()
 
     def _gpu_memory(self) -> dict[str, float]:
         """What torch holds of the GPU, in bytes, every so many steps; nothing on a CPU."""

@@ -145,7 +145,9 @@ def measured(*attempts: RunDir) -> dict[tuple[int, str], float]:
         own = [one for one in events(run_dir) if isinstance(one, Metrics)]
         found = {key: value for key, value in found.items() if key[0] < own[0].step}
         for one in own:
-            found |= {(one.step, name): value for name, value in one.values.items() if not name.endswith(NOISE)}
+            found |= {
+                (one.step, name): value for name, value in one.values.items() if not any(part in name for part in NOISE)
+            }
     return found
 
 

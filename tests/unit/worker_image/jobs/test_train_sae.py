@@ -181,6 +181,11 @@ def test_a_run_tells_how_fast_it_goes_and_how_much_is_left(job: Job) -> None:
     assert 0 < last["tokens_per_s_average"] <= last["tokens_per_s_peak"]
 
 
+def test_gradient_statistics_come_at_their_own_steps(job: Job) -> None:
+    run = job(gradient_statistics_every_steps=7, log_every_steps=10)
+    assert [event.step for event in run.of(Metrics) if "grad/W_enc_FD/l2" in event.values] == [7, 14, 21, 28]
+
+
 def test_a_lost_step_is_skipped_where_there_is_patience(job: Job, monkeypatch: pytest.MonkeyPatch) -> None:
     def losing(self: Trainer, x: torch.Tensor, y: torch.Tensor | None = None, *, measure: bool = False) -> StepOutcome:
         return learn(self, x * torch.nan if self.step == 7 else x, y, measure=measure)

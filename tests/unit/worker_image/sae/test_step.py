@@ -82,6 +82,17 @@ def test_a_step_whose_loss_is_not_finite_is_skipped() -> None:
     assert made.last_loss is not None
 
 
+def test_a_finite_loss_with_gradients_that_are_not_is_lost_too() -> None:
+    made, untouched = trainer(nan_patience=1), trainer()
+    with torch.no_grad():
+        for each in (made, untouched):
+            each.sae.W_enc_FD[0, 0] = 1e-30
+    made.sae.W_dec_FE.register_hook(lambda gradient: gradient * torch.inf)
+    made.train_step(tokens())
+    assert made.skipped_steps == 1
+    assert_same(made, untouched)
+
+
 def test_patience_ends_and_good_steps_renew_it() -> None:
     made, bad = trainer(nan_patience=1), tokens() * torch.nan
     for _ in range(2):
