@@ -43,7 +43,7 @@ from worker_image.lm.shuffle import Rows
 from worker_image.lm.statistics import Statistics
 from worker_image.lm.tokens import START, Position
 from worker_image.memory import MIB
-from worker_image.sae.files import sync_directory, sync_file
+from worker_image.sae.files import share_folder, sync_directory, sync_file
 
 FORMAT = 1
 _SHARD_BYTES = 256 * MIB
@@ -108,7 +108,8 @@ class ActivationCache:
 
     def open(self, recipe: Recipe) -> "Entry":
         """The entry of this recipe, empty if there is none yet. It is not evicted until it is closed."""
-        self._locks.mkdir(parents=True, exist_ok=True)
+        for shared in (self.folder, self._locks, self._entries):
+            share_folder(shared)
         folder = self._entries / recipe.key
         return Entry(self, folder, recipe, self._lock(recipe.key, "use", fcntl.LOCK_SH))
 
@@ -152,6 +153,8 @@ class ActivationCache:
 
     def _lock(self, key: str, kind: str, how: int) -> int:
         descriptor = os.open(self._locks / f"{key}.{kind}", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)
+        with suppress(PermissionError):  # another user's, who opened it to all
+            os.fchmod(descriptor, 0o666)
         try:
             fcntl.flock(descriptor, how)
         except BaseException:
@@ -164,7 +167,7 @@ class ActivationCache:
 
     def _left(self) -> int:
         """Bytes that may be written before something has to go."""
-        self._entries.mkdir(parents=True, exist_ok=True)
+        share_folder(self._entries)
         disk = shutil.disk_usage(self._entries).free - _KEPT_FREE_BYTES
         return disk if self._max_bytes is None else min(disk, self._max_bytes - self.size_bytes)
 
@@ -306,14 +309,18 @@ class Entry:
         return self._folder / f"shard-{index:06}.safetensors"
 
     def _stamp(self) -> None:
-        (self._folder / "used").touch()
+        used = self._folder / "used"
+        used.touch()
+        with suppress(PermissionError):
+            used.chmod(0o666)
 
     def _begin(self, width: int, itemsize: int) -> _Layout:
         """Settle what the rows look like."""
         by_bytes = 2 ** max(10, (_SHARD_BYTES // (width * itemsize)).bit_length() - 1)
         layout = _Layout(width, min(self._cache.shard_rows, by_bytes))
-        self._folder.mkdir(parents=True, exist_ok=True)
+        share_folder(self._folder)
         draft = self._folder / "entry.json.draft"
+        draft.unlink(missing_ok=True)
         draft.write_text(json.dumps({"format": FORMAT, **asdict(layout), **asdict(self.recipe)}, indent=2))
         sync_file(draft)
         draft.rename(self._folder / "entry.json")
@@ -385,6 +392,7 @@ class Writer:
         acts_ND = torch.cat(parts)
         self._cache.make_room(acts_ND.nbytes)
         draft = final.with_suffix(".draft")
+        draft.unlink(missing_ok=True)  # a killed writer's, perhaps under another user
         noted = noted | {"rows": str(len(acts_ND))}
         save_file({"activations": acts_ND, **Statistics.of(acts_ND).tensors()}, draft, metadata=noted)
         sync_file(draft)

@@ -7,6 +7,8 @@ import time
 from collections.abc import Iterable
 from pathlib import Path
 
+from worker_image.sae.files import share_folder
+
 _SETTLED_S = 2.0
 """A file changed less long ago may change again within the same tick of its clock, and is not remembered."""
 
@@ -34,7 +36,7 @@ class DigestBook:
             after = os.fstat(file.fileno())
         age_s = time.time() - max(after.st_mtime, after.st_ctime)
         if _identity(after) == _identity(before) and age_s > _SETTLED_S:
-            self._folder.mkdir(parents=True, exist_ok=True)
+            share_folder(self._folder)
             draft = page.with_suffix(f".{os.getpid()}.draft")
             draft.write_text(json.dumps({"path": str(path), "sha256": digest}))
             draft.replace(page)

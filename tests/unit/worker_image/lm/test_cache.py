@@ -234,3 +234,19 @@ def test_a_damaged_shard_is_named(cache: ActivationCache, tmp_path: Path) -> Non
         cache.open(RECIPE).gather(np.arange(20))
     assert caught.value.suggestion
     assert caught.value.suggestion.startswith("delete ")
+
+
+def test_jobs_of_other_users_can_go_on_where_one_stopped(cache: ActivationCache) -> None:
+    before = os.umask(0o022)
+    try:
+        entry = cache.open(RECIPE)
+        write(entry, 12)
+        entry.close()
+        cache.open(RECIPE).close()
+    finally:
+        os.umask(before)
+    made = [cache.folder, *cache.folder.rglob("*")]
+    assert {oct(path.stat().st_mode & 0o777) for path in made if path.is_dir()} == {"0o777"}
+    opened = [path for path in made if path.parent.name == "locks" or path.name == "used"]
+    assert len(opened) >= 2
+    assert {oct(path.stat().st_mode & 0o777) for path in opened} == {"0o666"}
