@@ -395,6 +395,7 @@ class Writer:
         draft.unlink(missing_ok=True)  # a killed writer's, perhaps under another user
         noted = noted | {"rows": str(len(acts_ND))}
         save_file({"activations": acts_ND, **Statistics.of(acts_ND).tensors()}, draft, metadata=noted)
+        draft.chmod(0o644)  # safetensors makes files that only their owner may read
         sync_file(draft)
         draft.rename(final)
         sync_directory(final.parent)

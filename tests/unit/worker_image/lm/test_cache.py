@@ -247,6 +247,7 @@ def test_jobs_of_other_users_can_go_on_where_one_stopped(cache: ActivationCache)
         os.umask(before)
     made = [cache.folder, *cache.folder.rglob("*")]
     assert {oct(path.stat().st_mode & 0o777) for path in made if path.is_dir()} == {"0o777"}
+    assert all(path.stat().st_mode & 0o004 for path in made)
     opened = [path for path in made if path.parent.name == "locks" or path.name == "used"]
     assert len(opened) >= 2
     assert {oct(path.stat().st_mode & 0o777) for path in opened} == {"0o666"}
