@@ -56,6 +56,7 @@ def share_folder(folder: Path) -> None:
 
 def settle(draft: Path, path: Path) -> None:
     """Give a file that is written its name, in place of what had it."""
+    draft.chmod(0o644)  # safetensors makes files that only their owner may read, and jobs run under several users
     sync_file(draft)
     draft.rename(path)
     sync_directory(path.parent)
