@@ -14,8 +14,8 @@ from worker_image.contract.budget import training_budget
 from worker_image.contract.jobs import TrainSaeParams
 from worker_image.contract.model_shape import ModelShape
 
-TOLERANCE = 0.25
-"""Of what was taken."""
+TOLERANCE = 0.35
+"""Of what was taken: on a busy machine threads meet at other moments, and so do their peaks."""
 RUNNER = """
 import json, resource, sys
 from pathlib import Path
