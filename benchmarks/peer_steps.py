@@ -4,7 +4,7 @@ Each trains TopK with Adam in float32 on whole batches; logging and progress bar
 written out from its ``Trainer.train``, which does not come apart from a language model.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 
 import torch
 from dictionary_learning.trainers.top_k import TopKTrainer
@@ -14,9 +14,7 @@ from sae_lens.training.sae_trainer import SAETrainer
 from sparsify import SparseCoder, SparseCoderConfig
 from torch import Tensor
 
-from benchmarks.step_data import Shape
-
-Step = Callable[[Tensor], object]
+from benchmarks.step_data import Shape, Step
 
 _LEARNING_RATE = 1e-4
 _DEAD_AFTER_TOKENS = 10_000_000

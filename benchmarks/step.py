@@ -4,7 +4,8 @@
 
 The floor is what no exact step was thought to go without: the encoder's product with torch's top-k by row chunks, and
 one pass of fused Adam. First our gradients are compared with those of plain autograd in float64; then all steps run in
-turns on the same batches. Run by ``.peers/bin/python`` (see ``scripts/peers``) the libraries take part.
+turns on the same batches, each in a process of its own. Run by ``.peers/bin/python`` (see ``scripts/peers``) the
+libraries take part.
 
 Shapes: B tokens, D = d_in, F = d_sae, R rows of a chunk.
 """
@@ -14,12 +15,13 @@ import importlib.util
 import itertools
 from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 
 import torch
 from torch import Tensor
 from torch.nn import functional
 
-from benchmarks.step_data import HEADINGS, Shape, activations, in_turns
+from benchmarks.step_data import HEADINGS, Shape, Step, activations, in_processes
 from benchmarks.table import show
 from worker_image.sae.config import SaeConfig
 from worker_image.sae.metrics import fvu
@@ -30,6 +32,7 @@ _FLOOR_ROWS = 1024
 _CHECKED_TOKENS = 512
 _QUALITY_SHAPE = Shape(tokens=1024, d_in=384, d_sae=6144, k=32)
 OURS = "ours, fp32"
+_BFLOAT16 = {"encoder_dtype": "bfloat16"}
 
 
 def config_of(shape: Shape, **options: object) -> SaeConfig:
@@ -45,7 +48,12 @@ def trainer_of(config: SaeConfig, sample_BD: Tensor) -> Trainer:
     return trainer
 
 
-def floor_step(shape: Shape, dtype: torch.dtype) -> Callable[[Tensor], object]:
+def our_step(shape: Shape, sample_BD: Tensor, **options: object) -> Step:
+    """What a job does with a batch."""
+    return trainer_of(config_of(shape, **options), sample_BD).train_step
+
+
+def floor_step(shape: Shape, dtype: torch.dtype, _: Tensor) -> Step:
     """The encoder's product with torch's top-k by row chunks, and fused Adam over all weights."""
     weights = [torch.randn(shape.d_sae, shape.d_in).requires_grad_() for _ in range(2)]
     for weight in weights:
@@ -111,30 +119,26 @@ def main() -> None:
     if error > 1e-4:
         raise SystemExit("the gradients are wrong; nothing was timed")
 
-    batches = list(itertools.islice(activations(shape), 4))
-    sample_BD = batches[0]
-    half = {"encoder_dtype": "bfloat16"}
-    steps = {
-        OURS: trainer_of(config_of(shape), sample_BD).train_step,
-        "ours, bf16 encoder": trainer_of(config_of(shape, **half), sample_BD).train_step,
-        "floor, fp32": floor_step(shape, torch.float32),
-        "floor, bf16": floor_step(shape, torch.bfloat16),
+    makers: dict[str, Callable[[Tensor], Step]] = {
+        OURS: partial(our_step, shape),
+        "ours, bf16 encoder": partial(our_step, shape, **_BFLOAT16),
+        "floor, fp32": partial(floor_step, shape, torch.float32),
+        "floor, bf16": partial(floor_step, shape, torch.bfloat16),
     }
     if peers_are_here():
         from benchmarks.peer_steps import dictionary_learning_step, sae_lens_step, sparsify_step
 
-        steps |= {
-            "sparsify 1.3.3": sparsify_step(shape, sample_BD),
-            "dictionary_learning 0.1.0": dictionary_learning_step(shape, sample_BD),
-            "SAELens 6.54.12": sae_lens_step(shape, sample_BD),
+        makers |= {
+            "sparsify 1.3.3": partial(sparsify_step, shape),
+            "dictionary_learning 0.1.0": partial(dictionary_learning_step, shape),
+            "SAELens 6.54.12": partial(sae_lens_step, shape),
         }
-    turn = itertools.cycle(batches)
-    timings = in_turns({name: lambda step=step: step(next(turn)) for name, step in steps.items()}, given.rounds)
+    timings = in_processes(makers, shape, given.threads, given.rounds)
     rows = [[name, *timing.row(timings[OURS])] for name, timing in timings.items()]
     show(f"One TopK step, {shape}, {given.threads} threads", ["", *HEADINGS], rows)
 
     if given.quality_steps:
-        full, quick = trained_fvu(given.quality_steps), trained_fvu(given.quality_steps, **half)
+        full, quick = trained_fvu(given.quality_steps), trained_fvu(given.quality_steps, **_BFLOAT16)
         title = f"Quality after {given.quality_steps} steps, {_QUALITY_SHAPE}"
         show(title, ["", "FVU"], [["fp32", f"{full:.4f}"], ["bf16 encoder", f"{quick:.4f}"]])
 
