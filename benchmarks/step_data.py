@@ -56,14 +56,19 @@ class Timing:
     processor: list[float]
     """Of all cores together: what other work on the machine disturbs less."""
 
+    @property
+    def median(self) -> float:
+        """Of the wall time."""
+        return median(self.wall)
+
     def row(self, against: "Timing") -> list[object]:
         """Median and least wall time, median processor time, and both against another's."""
-        wall, processor = median(self.wall), median(self.processor)
+        processor = median(self.processor)
         return [
-            wall,
+            self.median,
             min(self.wall),
             processor,
-            wall / median(against.wall),
+            self.median / against.median,
             processor / median(against.processor),
         ]
 
