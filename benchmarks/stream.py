@@ -130,13 +130,15 @@ def main() -> None:
     rows = [[name, *timing.row(slower)] for name, timing in halves.items()]
     show(f"{tokens} tokens, one thread for each half", ["", *HEADINGS], rows)
 
-    several = timed(
-        {"one SAE": partial(run, asked()), f"{_SEVERAL} SAEs on one stream": partial(run, asked(grid={"lr": _RATES}))},
-        threads,
-        given.rounds,
-    )
-    rows = [[name, *timing.row(several["one SAE"])] for name, timing in several.items()]
-    show(f"{tokens} tokens, {threads} threads", ["", *HEADINGS], rows)
+    for factor in (8, 16):
+        sized = partial(asked, expansion_factor=factor)
+        several = timed(
+            {"one": partial(run, sized()), f"{_SEVERAL} on one stream": partial(run, sized(grid={"lr": _RATES}))},
+            threads,
+            given.rounds,
+        )
+        rows = [[name, *timing.row(several["one"])] for name, timing in several.items()]
+        show(f"SAEs of {384 * factor} latents on {tokens} tokens, {threads} threads", ["", *HEADINGS], rows)
 
     for d_sae in (384, 6144):
         batched = products(384, d_sae, threads, given.rounds)
