@@ -270,7 +270,7 @@ def report(
         "status": str(job.status),
         "failure": job.failure.model_dump(mode="json") if job.failure else None,
         "executor": settings.executor,
-        **{name: results.get(name) for name in ("fvu", "l0", "dead_share", "alive_features")},
+        **{name: results.get(name) for name in ("fvu", "l0", "dead_share", "alive_latents")},
         "wall_s": wall_s,
         "total_s": round(total_s, 3),
         "results": results,
@@ -292,7 +292,7 @@ def report(
         table.add_row("FVU held out", f"{results['fvu']:.4f}")
         table.add_row("L0", f"{results['l0']:.1f}")
         table.add_row("dead share", f"{100 * results['dead_share']:.2f} %")
-        table.add_row("alive", f"{results['alive_features']:,.0f} features")
+        table.add_row("alive", f"{results['alive_latents']:,.0f} latents")
     if wall_s is not None:
         table.add_row("wall time", f"{duration(wall_s)} of training, {duration(total_s)} in all")
     if paths:

@@ -66,7 +66,7 @@ def test_the_demo_trains_a_real_sae_and_tells_its_figures(home: Path, executor: 
     assert 0 < figures["fvu"] < 1
     assert 0 < figures["l0"] <= 32
     assert 0 <= figures["dead_share"] <= 1
-    assert figures["alive_features"] > 0
+    assert figures["alive_latents"] > 0
     assert figures["wall_s"] > 0
     names = {Path(path).name for path in figures["artifacts"]}
     assert names >= {"sae.safetensors", "cfg.json", "metrics.json"}

@@ -161,7 +161,8 @@ def _parameters(variant: TrainSaeParams, read: int) -> int:
     d_sae = _latents(variant, read)
     written = read if variant.target_hookpoint is None else read // (1 + len(variant.crosscoder_hookpoints))
     matrices = d_sae * written + (0 if variant.tied_weights else d_sae * read)
-    skip = written * read if variant.skip_connection else 0
+    # Past an autoencoder each dimension only has a gate.
+    skip = 0 if not variant.skip_connection else written * read if variant.target_hookpoint else read
     per_latent = {"gated": 3, "jumprelu": 2}.get(variant.family, 1)
     return matrices + skip + per_latent * d_sae + written
 

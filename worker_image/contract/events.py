@@ -164,7 +164,7 @@ class Finished(_Event):
     failure: Failure | None = None
     """Present exactly when the outcome is "failed"."""
     results: dict[str, float] = Field(default_factory=dict)
-    """Final figures, e.g. held-out fvu and l0, dead_share, alive_features."""
+    """Final figures, e.g. held-out fvu and l0, dead_share, alive_latents."""
 
 
 Event = Annotated[

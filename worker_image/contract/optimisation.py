@@ -30,7 +30,8 @@ class OptimisationParams(JobType):
     momentum: float = Field(
         default=0.95, ge=0, lt=1, json_schema_extra=_GROUP | when(optimizer=["sgd", "signum", "muon"])
     )
-    """Share of the averaged gradient that a step keeps."""
+    """Share of the running average of gradients that a step keeps (signum, muon); for sgd, share of the last step that
+    is added to the next, so that steps in one direction grow to 1 / (1 - momentum) of the gradient's."""
     weight_decay: float = Field(default=0.0, ge=0, le=1, json_schema_extra=_GROUP | when(optimizer=["adamw"]))
     """Decoupled weight decay."""
     lr_schedule: Literal["constant", "linear", "cosine", "exponential"] = Field(

@@ -74,7 +74,7 @@ class SaeConfig:
     optimizer: Literal["adam", "adamw", "sgd", "signum", "muon"] = "adam"
     """Optimiser."""
     momentum: float = 0.95
-    """Share of the averaged gradient that a step keeps: sgd, signum, muon."""
+    """Share of the running average of gradients that a step keeps (signum, muon), or of the last step it adds (sgd)."""
     lr: float | None = None
     """Peak learning rate; the recipe's own when None."""
     beta1: float | None = None
@@ -189,18 +189,3 @@ class SaeConfig:
         if share is None:
             share = 0.05 if self.family != "jumprelu" else 0.0 if self.is_quadratic else 1.0
         return round(share * self.steps)
-
-    @property
-    def parameters(self) -> int:
-        """Numbers that are learned."""
-        matrices = 1 if self.tied_weights else 2
-        weights = self.d_sae * (self.d_in + self.width_out) * matrices // 2
-        biases = self.d_sae + self.width_out
-        extra = {"gated": 2 * self.d_sae, "jumprelu": self.d_sae}.get(self.family, 0)
-        skip = 0 if not self.skip_connection else self.d_in * self.width_out if self.is_transcoder else self.d_in
-        return weights + biases + extra + skip
-
-    @property
-    def training_bytes(self) -> int:
-        """Memory of the float32 weights, their gradients and Adam's two moments."""
-        return self.parameters * 4 * 4

@@ -289,7 +289,10 @@ class Trainer:
             self.peak_lr = self.config.peak_lr
         if "sparsity_coefficient" in mine:
             self.coefficients = replace(self.coefficients, sparsity=self.config.initial_coefficient)
-            if self._controller is not None:
+            if self.config.controlled_l0 is None:
+                # Nothing but the recipe's own target was held, and a coefficient that is named stands for itself.
+                self._controller = None
+            elif self._controller is not None:
                 self._controller.move_to(self.config.initial_coefficient)
         if "target_l0" in mine:
             self._retarget()

@@ -37,9 +37,10 @@ class MlflowTracker:
             try:
                 found = self._client.get_run(job.run_id)
                 self._client.update_run(job.run_id, status="RUNNING")
-            except MlflowException:
+            except MlflowException as error:
+                if error.error_code != "RESOURCE_DOES_NOT_EXIST":
+                    raise
                 # Another store than before: a new run, that says which one it goes on with.
-                found = None
         self.run_id = found.info.run_id if found else self._begun(job)
         self._params(job.config, unless_known=set(found.data.params) if found else set())
 

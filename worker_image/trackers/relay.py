@@ -2,13 +2,17 @@
 
 import queue
 import threading
+import time
 from collections.abc import Callable
+from contextlib import suppress
 
 from worker_image.reporter import Outcome
 from worker_image.trackers.tracker import Config, Tracker
 
 _ROOM = 10_000
 """Reports that may wait for a slow tracker; later ones are dropped, and counted."""
+_LOOK_S = 0.1
+"""Between two looks at whether anybody still takes them."""
 _FAILURES = 5
 """In a row after which a tracker is told nothing more."""
 
@@ -43,9 +47,10 @@ class Relay:
 
     def finish(self, outcome: Outcome, results: dict[str, float], wait_s: float) -> None:
         """Hand over the end and wait until all has arrived, ``wait_s`` at most."""
-        self._hand(lambda tracker: tracker.finish(outcome, results))
-        self._hand(None)
-        self._thread.join(wait_s)
+        until = time.monotonic() + wait_s
+        for last in (lambda tracker: tracker.finish(outcome, results), None):
+            self._insist(last, until)
+        self._thread.join(max(0.0, until - time.monotonic()))
         if self._thread.is_alive():
             self._problems.put(f"not everything had arrived after {wait_s:g} s")
         if self._dropped:
@@ -58,11 +63,18 @@ class Relay:
             found.append(self._problems.get())
         return found
 
-    def _hand(self, report: Report | None) -> None:
+    def _hand(self, report: Report) -> None:
         try:
             self._waiting.put_nowait(report)
         except queue.Full:
             self._dropped += 1
+
+    def _insist(self, last: Report | None, until: float) -> None:
+        """Wait for room rather than drop it: without its end the tracker's run would stay open for ever."""
+        while self._thread.is_alive() and time.monotonic() < until:
+            with suppress(queue.Full):
+                self._waiting.put(last, timeout=_LOOK_S)
+                return
 
     def _work(self) -> None:
         failures = 0

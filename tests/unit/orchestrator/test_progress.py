@@ -53,7 +53,7 @@ def test_a_job_under_way_shows_what_is_known_before_any_event() -> None:
 
 
 def test_the_held_out_line_is_that_of_the_results() -> None:
-    results = {"fvu": 0.2, "l0": 32.0, "dead_share": 0.012, "alive_features": 10}
+    results = {"fvu": 0.2, "l0": 32.0, "dead_share": 0.012, "alive_latents": 10}
     ended = JobDetail.model_validate(job_json("completed", metrics=METRICS, results=results))
     assert held_out_line(ended) == "held out: FVU 0.2000  L0 32.0  dead 1.2 %"
 

@@ -51,7 +51,7 @@ def result_lines(learners: list[Learner], results: Results) -> list[str]:
             f"done: {learner.label + ': ' if learner.label else ''}held-out fvu {results['fvu' + ending]:.4f} at l0 "
             f"{results['l0' + ending]:.1f}, deployed {results['deployed_fvu' + ending]:.4f} at "
             f"{results['deployed_l0' + ending]:.1f}, dead share {results['dead_share' + ending]:.2%}, "
-            f"{results['alive_features' + ending]:.0f} features alive, {duration(results['wall_time_s'])}"
+            f"{results['alive_latents' + ending]:.0f} latents alive, {duration(results['wall_time_s'])}"
         )
     return lines
 
@@ -72,12 +72,12 @@ def _results(learner: Learner, measured: Evaluation | None) -> Results:
     trainer, dead = learner.trainer, learner.trainer.dead_count
     found: Results = {
         "dead_share": dead / trainer.config.d_sae,
-        "alive_features": trainer.config.d_sae - dead,
+        "alive_latents": trainer.config.d_sae - dead,
         "steps": trainer.step,
         "tokens": trainer.tokens_trained,
     }
     if measured is not None:
-        found |= measured.values() | {"held_out_tokens": measured.tokens, "held_out_features": measured.fired}
+        found |= measured.values() | {"held_out_tokens": measured.tokens, "held_out_latents": measured.fired}
     if trainer.last_loss is not None:
         found["train_loss"] = trainer.last_loss
     return found

@@ -40,9 +40,10 @@ def test_weights_gradients_and_moments_are_sixteen_bytes_a_parameter() -> None:
         ({"family": "jumprelu"}, 2 * 32 * 8 + 2 * 32 + 8),
         ({"family": "standard", "l1_recipe": "unit_norm", "tied_weights": True}, 32 * 8 + 32 + 8),
         ({"target_hookpoint": "layers.1", "skip_connection": True}, 2 * 32 * 8 + 8 * 8 + 32 + 8),
+        ({"skip_connection": True}, 2 * 32 * 8 + 8 + 32 + 8),
         ({"grid": {"k": [1, 2, 3]}}, 3 * (2 * 32 * 8 + 32 + 8)),
     ],
-    ids=["gated", "jumprelu", "tied", "skip transcoder", "three at once"],
+    ids=["gated", "jumprelu", "tied", "skip transcoder", "skip", "three at once"],
 )
 def test_each_family_and_wiring_has_its_own_parameters(options: dict[str, object], parameters: int) -> None:
     found = sizes(reckoned(asked(expansion_factor=4, **options), SMALL, on_gpu=True), "gpu")

@@ -1,6 +1,7 @@
 """The train_sae job: resume is exact, commands take effect at a batch boundary, results are what they claim."""
 
 import json
+import re
 from collections.abc import Callable
 from pathlib import Path
 from uuid import uuid4
@@ -28,6 +29,8 @@ from worker_image.reporter import Instruction, Terminated
 from worker_image.sae.checkpoint import checkpoints_in, load_checkpoint
 from worker_image.sae.trainer import StepOutcome, Trainer
 
+UNUSED_K = TrainSaeParams.model_fields["k"].default
+"""Families that do not count refuse any other."""
 Script = Callable[[RecordingRun], list[Instruction]]
 Job = Callable[..., RecordingRun]
 
@@ -140,7 +143,7 @@ def test_the_share_of_time_that_training_waited_is_measured(job: Job) -> None:
 
 def test_several_autoencoders_learn_from_one_stream_as_each_would_alone(job: Job) -> None:
     both = job("both", grid={"k": [1, 2], "family": ["topk", "standard"]})
-    alone = {"sae_0": job("k1", k=1), "sae_1": job("standard", family="standard", k=32), "sae_2": job("k2", k=2)}
+    alone = {"sae_0": job("k1", k=1), "sae_1": job("standard", family="standard", k=UNUSED_K), "sae_2": job("k2", k=2)}
     for folder, run in alone.items():
         found, wanted = load_file(both.artifacts / folder / "sae.safetensors"), weights(run)
         assert all(torch.equal(found[name], wanted[name]) for name in wanted), folder
@@ -359,7 +362,7 @@ def test_the_results_are_in_the_metrics_file(job: Job) -> None:
     assert metrics["steps"] == 30
     assert metrics["tokens"] == 30 * 64
     assert metrics["held_out_tokens"] == 128
-    assert metrics["alive_features"] == round((1 - metrics["dead_share"]) * 32)
+    assert metrics["alive_latents"] == round((1 - metrics["dead_share"]) * 32)
     assert metrics["explained_variance"] == pytest.approx(1 - metrics["fvu"])
     assert 0 < metrics["l0"] <= 2
 
@@ -559,3 +562,23 @@ def test_a_job_that_continues_anothers_checkpoint_with_another_rate_trains_at_th
     paused = job("paused", once_at(5, change(lr=3e-3), pause()), decay_fraction=0)
     resumed = job("resumed", resume_from=paused.checkpoints / "step_5", lr=1e-3, decay_fraction=0)
     assert {event.values["lr"] for event in reports(resumed)} == {1e-3}
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"multi_topk": True, "gradient_statistics_every_steps": 10, "auxk_k": 4, "dead_after_tokens": 64},
+        {"family": "gated", "k": UNUSED_K, "dead_latents": "ghost", "weights_dtype": "float8_e4m3"},
+        {"family": "jumprelu", "k": UNUSED_K},
+    ],
+    ids=["topk", "gated", "jumprelu"],
+)
+def test_every_figure_is_explained(job: Job, options: dict[str, object]) -> None:
+    run = job(**options)
+    page = (Path(__file__).parents[4] / "docs" / "training.md").read_text()
+    explained = set(re.findall(r"`([^` ]+)`", page))
+    explained |= {f"val_{name}" for name in explained} | {name.rsplit("/", 1)[-1] for name in explained}
+    reported = {name for event in run.of(Metrics) for name in event.values} | run.finished.results.keys()
+    by_parameter = {name for name in reported if name.startswith(("grad/", "weight/", "val_density/"))}
+    assert reported - by_parameter <= explained
+    assert {name.rsplit("/", 1)[1] for name in by_parameter if name.startswith("grad/")} <= explained

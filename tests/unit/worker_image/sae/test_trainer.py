@@ -201,6 +201,17 @@ def test_a_coefficient_set_by_hand_is_where_the_controller_goes_on() -> None:
     assert float(made.coefficient) == pytest.approx(0.5)
 
 
+@pytest.mark.parametrize("coefficient", [0.0, 0.5])
+def test_a_coefficient_set_by_hand_stays_where_no_target_was_named(coefficient: float) -> None:
+    made = trainer(family="gated", sparsity_warmup_fraction=0.0)
+    made.train_step(tokens())
+
+    made.reconfigure({"sparsity_coefficient": coefficient})
+    made.train_step(tokens())
+
+    assert float(made.coefficient) == coefficient
+
+
 def test_thresholds_of_the_quadratic_jumprelu_learn_faster_than_weights() -> None:
     made = trainer(family="jumprelu", target_l0=2.0, lr=1e-4, jumprelu_bandwidth=0.5, jumprelu_threshold=0.1)
     weights, thresholds = made.sae.encoder_FD.detach().clone(), made.sae.log_threshold_F.detach().clone()

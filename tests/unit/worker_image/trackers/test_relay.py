@@ -51,6 +51,19 @@ def test_reports_arrive_in_order_and_before_the_end() -> None:
     assert relay.problems() == []
 
 
+def test_the_end_arrives_however_many_reports_wait(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("worker_image.trackers.relay._ROOM", 2)
+    full = threading.Event()
+    tracker = Kept(lambda step: full.wait(LONG_S) and None)
+    relay = Relay("kept", lambda: tracker)
+    for step in range(100):
+        relay.log(step, {})
+    threading.Timer(0.3, full.set).start()
+    relay.finish("completed", {}, LONG_S)
+    assert tracker.ended == "completed"
+    assert 1 <= len(tracker.steps) < 100
+
+
 def test_a_report_that_fails_is_told_once_and_the_next_ones_go_on() -> None:
     tracker = Kept(fails_on(1, 2))
     relay = Relay("kept", lambda: tracker)
