@@ -36,6 +36,10 @@ _DENSE_COPIES = {"standard": 6, "jumprelu": 7, "gated": 9}
 B x F tensors a step then holds at once. Measured."""
 _MOMENTS = {"adam": 2, "adamw": 2, "sgd": 1, "signum": 1, "muon": 1}
 """Numbers that the optimiser keeps for each weight; muon's few vectors, which Adam moves, are not counted twice."""
+PROGRAM = "program"
+CUDA_CONTEXT = "CUDA context"
+LANGUAGE_MODEL = "language model"
+MODEL_ACTIVATIONS = "model activations"
 BUFFER = "activation buffer"
 COPY = "checkpoint being written"
 """The component that is done without where there is no room: training then waits until it is written."""
@@ -121,8 +125,8 @@ def training_budget(
     variants = params.variants()
     parameters = sum(_parameters(variant, read) for variant in variants)
     components = (
-        Component("program", "host", _PROGRAM_BESIDE_GPU if on_gpu else _PROGRAM_ON_CPU),
-        *((Component("CUDA context", "gpu", _CUDA_CONTEXT),) if on_gpu else ()),
+        Component(PROGRAM, "host", _PROGRAM_BESIDE_GPU if on_gpu else _PROGRAM_ON_CPU),
+        *((Component(CUDA_CONTEXT, "gpu", _CUDA_CONTEXT),) if on_gpu else ()),
         *_model(params, shape, width, kept, device),
         Component("SAE weights", device, _FLOAT * parameters, "expansion_factor"),
         Component("gradients", device, _FLOAT * parameters, "expansion_factor"),
@@ -170,11 +174,11 @@ def _parameters(variant: TrainSaeParams, read: int) -> int:
 def _model(params: TrainSaeParams, shape: ModelShape, width: int, kept: int, device: Pool) -> Iterator[Component]:
     size = _DTYPE_BYTES[params.model_dtype]
     if shape.parameters:
-        yield Component("language model", device, size * shape.parameters, "model_dtype")
+        yield Component(LANGUAGE_MODEL, device, size * shape.parameters, "model_dtype")
     tokens = params.harvest_batch_size * params.context_length
     # The widest moment of a block: its input, the residual, queries, keys, values, or both sides of the MLP.
     live = 6 * width + 2 * (shape.d_inner or 4 * width)
-    yield Component("model activations", device, tokens * (size * live + size * kept), "harvest_batch_size")
+    yield Component(MODEL_ACTIVATIONS, device, tokens * (size * live + size * kept), "harvest_batch_size")
 
 
 def _step(variant: TrainSaeParams, read: int, kept: int, device: Pool) -> int:

@@ -10,11 +10,6 @@ from worker_image.sae.families.batch_topk import BatchTopKSae
 from worker_image.sae.model import Sae
 
 
-def is_calibrated_afterwards(sae: Sae) -> bool:
-    """Whether ``sae`` needs ``calibrate`` before it can be used as deployed."""
-    return isinstance(sae, BatchTopKSae)
-
-
 @torch.no_grad()
 def calibrate(sae: Sae, x_ND: Tensor, batch_tokens: int) -> None:
     """Set the threshold, where there is one, to the mean over batches of the smallest activation that training's

@@ -8,6 +8,10 @@ import torch
 from worker_image.contract.budget import (
     BUFFER,
     COPY,
+    CUDA_CONTEXT,
+    LANGUAGE_MODEL,
+    MODEL_ACTIVATIONS,
+    PROGRAM,
     Budget,
     Component,
     Pool,
@@ -23,7 +27,7 @@ from worker_image.errors import OutOfGpuMemory, UserError
 from worker_image.lm.harvest import Columns
 from worker_image.memory import MIB, available_bytes
 
-_TAKEN = {"program", "CUDA context", "language model", "model activations", COPY}
+_TAKEN = {PROGRAM, CUDA_CONTEXT, LANGUAGE_MODEL, MODEL_ACTIVATIONS, COPY}
 """What is taken already, is not needed where activations are cached, or can be done without."""
 
 

@@ -13,9 +13,9 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from worker_image.sae.config import Family
 from worker_image.sae.normalisation import Affine
 
-Family = Literal["topk", "batch_topk", "matryoshka", "jumprelu", "gated", "standard"]
 Wiring = Literal["autoencoder", "transcoder", "crosscoder"]
 
 
