@@ -46,9 +46,6 @@ from orchestrator.views import (
 from worker_image.contract.jobs import JOB_TYPES
 from worker_image.contract.rundir import RunDir
 
-MOST_LOOKED_AT = 20
-"""Queued jobs looked at for each that is asked for, where a key may see only some types."""
-
 router = APIRouter(prefix="/api", tags=["jobs"])
 
 JobId = Annotated[UUID, Path(alias="id", description="The job's id.")]
@@ -207,16 +204,16 @@ async def queue(orchestrator: Orchestrator, who: Who, limit: Annotated[int, Quer
     _, total = await orchestrator.store.jobs(wanted, limit=1)
 
     def within_reach() -> list[UUID]:
-        return [job.id for job in turns.jobs() if who.owner in (None, job.owner)]
+        return [job.id for job in turns.jobs() if who.covers(job.owner, job.shape.type)]
 
     found: list[Job] = []
-    for job_id in (await asyncio.to_thread(within_reach))[: limit * MOST_LOOKED_AT]:
+    for job_id in await asyncio.to_thread(within_reach):
         if len(found) == limit:
             break
         # It may have been purged since.
         with suppress(NotFound):
             job = await orchestrator.store.job(job_id)
-            if job.status is JobStatus.QUEUED and who.covers(job.owner, job.type):
+            if job.status is JobStatus.QUEUED:
                 found.append(job)
     waits = await orchestrator.scheduler.waits_of(found)
     return JobPage(items=[JobView(**_fields(orchestrator, job, waits.get(job.id))) for job in found], total=total)

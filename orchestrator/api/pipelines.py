@@ -79,8 +79,8 @@ async def pipelines(
     offset: Annotated[int, Query(ge=0, le=MAX_STEP)] = 0,
 ) -> PipelinePage:
     """Pipelines, newest first."""
-    found = await orchestrator.store.pipelines.list(limit=limit, offset=offset)
-    return PipelinePage(items=[await _view(orchestrator, item) for item in found if _mine(who, item)])
+    found = await orchestrator.store.pipelines.list(limit=limit, offset=offset, who=who)
+    return PipelinePage(items=[await _view(orchestrator, item) for item in found])
 
 
 @router.get("/pipelines/{pipeline}")

@@ -61,9 +61,8 @@ async def sweeps(
     offset: Annotated[int, Query(ge=0, le=MAX_STEP)] = 0,
 ) -> SweepPage:
     """Sweeps, newest first."""
-    found = await orchestrator.store.sweeps.list(limit=limit, offset=offset)
-    mine = [sweep for sweep in found if who.covers(sweep.owner, sweep.type)]
-    return SweepPage(items=[await _view(orchestrator, sweep) for sweep in mine])
+    found = await orchestrator.store.sweeps.list(limit=limit, offset=offset, who=who)
+    return SweepPage(items=[await _view(orchestrator, sweep) for sweep in found])
 
 
 @router.get("/{sweep}")

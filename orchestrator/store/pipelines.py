@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from datetime import datetime
 from uuid import UUID
 
+from orchestrator.access import MACHINE, Principal
 from orchestrator.domain import Job
 from orchestrator.errors import NotFound
 from orchestrator.pipelines import Pipeline, Step, StepRecord, StepState
@@ -64,9 +65,11 @@ class Pipelines:
             raise no_pipeline(pipeline_id)
         return await self._whole(row)
 
-    async def list(self, *, limit: int, offset: int = 0) -> list[Pipeline]:
-        """Newest first."""
-        return [await self._whole(row) for row in await self._db.all("pipelines", limit=limit, offset=offset)]
+    async def list(self, *, limit: int, offset: int = 0, who: Principal = MACHINE) -> list[Pipeline]:
+        """Those of which every step is within somebody's reach, newest first."""
+        within: dict[str, object] = {"owner": who.owner, "types": json.dumps(who.types)}
+        found = await self._db.all("pipelines", limit=limit, offset=offset, **within)
+        return [await self._whole(row) for row in found]
 
     async def waiting(self) -> Sequence[UUID]:
         """Those with a step that waits."""

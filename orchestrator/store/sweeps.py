@@ -5,6 +5,7 @@ import sqlite3
 from collections.abc import Sequence
 from uuid import UUID
 
+from orchestrator.access import MACHINE, Principal
 from orchestrator.domain import Job, JobStatus, Sweep
 from orchestrator.errors import NotFound
 from orchestrator.store import rows
@@ -47,9 +48,10 @@ class Sweeps:
             raise unknown(sweep_id)
         return _sweep(row)
 
-    async def list(self, *, limit: int, offset: int = 0) -> list[Sweep]:
-        """Newest first."""
-        return [_sweep(row) for row in await self._db.all("sweeps", limit=limit, offset=offset)]
+    async def list(self, *, limit: int, offset: int = 0, who: Principal = MACHINE) -> list[Sweep]:
+        """Those within somebody's reach, newest first."""
+        within: dict[str, object] = {"owner": who.owner, "types": json.dumps(who.types)}
+        return [_sweep(row) for row in await self._db.all("sweeps", limit=limit, offset=offset, **within)]
 
     async def set_max_running(self, sweep_id: UUID, most: int | None) -> None:
         """Let at most so many of its jobs run at once; as many as there is room for when None. Raises: NotFound."""

@@ -6,6 +6,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from typing import Any
+from uuid import UUID
 
 import jwt
 import pytest
@@ -22,6 +24,7 @@ from orchestrator.executors.fake import FakeEngine
 from orchestrator.settings import Settings
 from tests.integration.conftest import Orchestrator
 from tests.routes import every_route
+from tests.waiting import until
 
 SECRET = "a secret of more than thirty-two bytes"
 CONTAINER = {"image": "busybox", "command": ["run"]}
@@ -305,3 +308,44 @@ def test_the_table_of_keys_holds_only_digests(orchestrator: Orchestrator, home: 
         (row,) = database.execute("SELECT * FROM api_keys").fetchall()
     database.close()
     assert made.key[-43:] not in json.dumps(row)
+
+
+def _container_step(name: str = "only") -> dict[str, object]:
+    return {"name": name, "type": "container", "params": CONTAINER}
+
+
+def _training_step(orchestrator: Orchestrator) -> dict[str, object]:
+    """A step of another type."""
+    orchestrator.train()
+    return {"name": "train", "type": "train-sae", "params": {"model": "tiny", "dataset": "text"}}
+
+
+@pytest.mark.parametrize("scope", [{"owner": "alice"}, {"owner": None, "types": ["container"]}])
+def test_a_page_of_sweeps_is_filled_past_those_beyond_reach(orchestrator: Orchestrator, scope: dict[str, Any]) -> None:
+    orchestrator.train()
+    hers = orchestrator.client.sweep("container", CONTAINER, owner="alice", repeat=1)
+    orchestrator.client.sweep("train-sae", {"model": "tiny", "dataset": "text"}, owner="bob", repeat=1)
+    with _holder(orchestrator, "read", **scope) as scoped:
+        assert [item.id for item in scoped.sweeps(limit=1).items] == [hers.id]
+
+
+@pytest.mark.parametrize("scope", [{"owner": "alice"}, {"owner": None, "types": ["container"]}])
+def test_a_page_of_pipelines_is_filled_past_those_beyond_reach(
+    orchestrator: Orchestrator, scope: dict[str, Any]
+) -> None:
+    hers = orchestrator.client.pipeline([_container_step()], owner="alice")
+    orchestrator.client.pipeline([_container_step(), _training_step(orchestrator)], owner="bob")
+    with _holder(orchestrator, "read", **scope) as scoped:
+        assert [item.id for item in scoped.pipelines(limit=1).items] == [hers.id]
+
+
+def test_the_queue_of_a_key_for_some_types_is_filled_past_all_of_the_others(orchestrator: Orchestrator) -> None:
+    busy = [orchestrator.submit() for _ in range(4)]
+    for job_id in busy:
+        orchestrator.reaches(job_id, "running")
+    for _ in range(25):
+        orchestrator.submit(priority=5)
+    last = orchestrator.train()
+    until(lambda: UUID(last) in orchestrator.state.scheduler.waits, "the training waits")
+    with _holder(orchestrator, "read", None, types=["train_sae"]) as scoped:
+        assert [str(item.id) for item in scoped.queue(limit=1).items] == [last]

@@ -10,7 +10,12 @@ INSERT OR IGNORE INTO pipeline_steps (pipeline, name, place, spec) VALUES (:pipe
 SELECT * FROM pipelines WHERE id = :id
 
 -- name: pipelines
-SELECT * FROM pipelines ORDER BY created_at DESC, id DESC LIMIT :limit OFFSET :offset
+-- Of one owner and with steps of some types only, where these are given. A step keeps its type as it was asked for.
+SELECT * FROM pipelines
+WHERE (:owner IS NULL OR owner = :owner) AND (:types = '[]' OR NOT EXISTS (
+    SELECT 1 FROM pipeline_steps WHERE pipeline = pipelines.id
+    AND replace(json_extract(spec, '$.type'), '-', '_') NOT IN (SELECT value FROM json_each(:types))))
+ORDER BY created_at DESC, id DESC LIMIT :limit OFFSET :offset
 
 -- name: pipeline_steps
 SELECT * FROM pipeline_steps WHERE pipeline = :pipeline ORDER BY place

@@ -8,7 +8,10 @@ VALUES (:id, :name, :type, :owner, :varied, :max_running, :created_at)
 SELECT * FROM sweeps WHERE id = :id
 
 -- name: sweeps
-SELECT * FROM sweeps ORDER BY created_at DESC, id DESC LIMIT :limit OFFSET :offset
+-- Of one owner and some types only, where these are given.
+SELECT * FROM sweeps
+WHERE (:owner IS NULL OR owner = :owner) AND (:types = '[]' OR type IN (SELECT value FROM json_each(:types)))
+ORDER BY created_at DESC, id DESC LIMIT :limit OFFSET :offset
 
 -- name: set_max_running
 UPDATE sweeps SET max_running = :max_running WHERE id = :id
