@@ -19,6 +19,8 @@ logger = logging.getLogger(__name__)
 
 FRESH_S: Final = 1.0
 """How old a sight may be that is shown as the present, so that many viewers cost no more than one."""
+JOB_COUNTS: Final = frozenset({"jobs_queued", "attempts_running"})
+"""Figures that tell of everybody's jobs."""
 _MIB: Final = 1 << 20
 
 

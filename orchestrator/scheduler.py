@@ -9,6 +9,7 @@ from contextlib import suppress
 from uuid import UUID, uuid4
 
 from orchestrator import faults
+from orchestrator.access import MACHINE, Principal
 from orchestrator.board import Board
 from orchestrator.broker import Broker
 from orchestrator.disk import Disk
@@ -197,9 +198,11 @@ class Scheduler:
             found |= await asyncio.to_thread(lambda: {job_id: waits[job_id] for job_id in planned if job_id in waits})
         return found
 
-    async def waiting_by_reason(self) -> Mapping[str, int]:
-        """Reason -> queued jobs that wait for it, as of the last plan."""
+    async def waiting_by_reason(self, who: Principal = MACHINE) -> Mapping[str, int]:
+        """Reason -> queued jobs within somebody's reach that wait for it, as of the last plan."""
         waits = self.waits
+        if who.scoped:
+            return await asyncio.to_thread(waits.count, lambda job: who.covers(job.owner, job.shape.type))
         return await asyncio.to_thread(lambda: waits.by_reason)
 
     def _note_disk(self, error: str | None) -> None:

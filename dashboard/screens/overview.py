@@ -95,7 +95,8 @@ def machine(system: SystemStatus) -> str:
 
 
 def gpu_meter(gpu: GpuView) -> str:
-    holder = "leased" if gpu.leased_by else f"{gpu.foreign_processes} foreign" if gpu.foreign_processes else "free"
+    leased = gpu.leased_by or gpu.leased_by_others
+    holder = "leased" if leased else f"{gpu.foreign_processes} foreign" if gpu.foreign_processes else "free"
     facts = [gpu.name, holder]
     if gpu.utilization is not None:
         facts.append(f"{gpu.utilization * 100:.0f} % busy")

@@ -176,7 +176,7 @@ def gpus(system: SystemStatus) -> str:
             "–" if gpu.temperature_c is None else f"{gpu.temperature_c:.0f} °C",
             _power(gpu),
             escape(", ".join(gpu.throttling)) or "–",
-            ", ".join(markup.job_link(job, "a job") for job in gpu.leased_by) or "free",
+            _holders(gpu),
             str(gpu.foreign_processes),
         ]
         for gpu in system.gpus
@@ -184,6 +184,11 @@ def gpus(system: SystemStatus) -> str:
     headers = ["#gpu", "name", "#memory", "#busy", "#temperature", "#power", "throttled by", "leased by",
                "#foreign processes"]  # fmt: skip
     return markup.table(headers, rows, label="GPUs")
+
+
+def _holders(gpu: GpuView) -> str:
+    others = [f"{gpu.leased_by_others} of others"] if gpu.leased_by_others else []
+    return ", ".join([*(markup.job_link(job, "a job") for job in gpu.leased_by), *others]) or "free"
 
 
 def _state(gpu: GpuView) -> str:

@@ -9,6 +9,7 @@ from orchestrator.access import Role
 from orchestrator.api.auth import needs
 from orchestrator.api.state import Orchestrator, State, Who
 from orchestrator.domain import Owner
+from orchestrator.errors import Forbidden
 from orchestrator.store import Holding
 from orchestrator.usage import accrued, decayed
 from orchestrator.views import OwnerLimits, OwnerView
@@ -22,6 +23,11 @@ OwnerName = Annotated[str, Path(alias="owner", min_length=1, max_length=100, des
 @needs(Role.READ)
 async def owners(orchestrator: Orchestrator, who: Who) -> list[OwnerView]:
     """Everyone who has jobs, a share or limits, by name: what they used, hold, and may."""
+    if who.owner is None and who.scoped:
+        raise Forbidden(
+            "this key sees jobs of some types only, and what an owner used and may covers all of them",
+            suggestion="ask with a key for one owner, or for everything",
+        )
     found = await _views(orchestrator)
     return [view for view in found if who.owner in (None, view.owner)]
 

@@ -24,8 +24,9 @@ Owner = Annotated[
 async def secrets(orchestrator: Orchestrator, who: Who) -> list[SecretView]:
     """Names of the secrets that one's jobs may use."""
     found = await asyncio.to_thread(orchestrator.vault.all)
+    # A key for some types of jobs speaks for no owner, so it sees what everybody's jobs may use.
     return [
-        SecretView.model_validate(secret) for secret in found if who.owner is None or secret.owner in (None, who.owner)
+        SecretView.model_validate(secret) for secret in found if not who.scoped or secret.owner in (None, who.owner)
     ]
 
 

@@ -2,9 +2,10 @@
 
 import asyncio
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence, Set
 from datetime import UTC, datetime
 from typing import Annotated
+from uuid import UUID
 
 from fastapi import APIRouter, Query, Response
 
@@ -15,7 +16,8 @@ from orchestrator.api.state import Orchestrator, State, Who
 from orchestrator.gpus import Gpu
 from orchestrator.history import STEP_S
 from orchestrator.inventory import Entry
-from orchestrator.monitor import Sight
+from orchestrator.monitor import JOB_COUNTS, Sight
+from orchestrator.store.census import Census
 from orchestrator.views import (
     EngineView,
     GpuProcessView,
@@ -100,12 +102,16 @@ async def ticket(orchestrator: Orchestrator, who: Who, request: TicketRequest) -
 
 @router.get("/api/system/status")
 @needs(Role.READ)
-async def status(orchestrator: Orchestrator) -> SystemStatus:
-    """GPUs, CPU, memory, disk, engine and queue, now."""
+async def status(orchestrator: Orchestrator, who: Who) -> SystemStatus:
+    """GPUs, CPU, memory, disk, engine and queue, now. Jobs beyond the key's reach are only counted, as what holds a
+    GPU."""
     sight = await orchestrator.monitor.look()
     leases = await orchestrator.store.leases()
     host, scheduler = sight.host, orchestrator.scheduler
-    waiting = await scheduler.waiting_by_reason()
+    waiting = await scheduler.waiting_by_reason(who)
+    census = await orchestrator.store.census(who) if who.scoped else sight.census
+    held = await orchestrator.store.turns.holdings() if who.scoped else []
+    seen = {holding.job_id for holding in held if who.covers(holding.owner, holding.type)} if who.scoped else None
     return SystemStatus(
         version=__version__,
         executor=scheduler.executor.name,
@@ -135,8 +141,9 @@ async def status(orchestrator: Orchestrator) -> SystemStatus:
                 last_xid=gpu.last_xid,
                 problems=list(gpu.problems),
                 lost=gpu.lost,
-                leased_by=leases.get(gpu.uuid, []),
-                processes=_processes(gpu, sight),
+                leased_by=(holders := _within(leases.get(gpu.uuid, []), seen)),
+                leased_by_others=len(leases.get(gpu.uuid, [])) - len(holders),
+                processes=_processes(gpu, sight, seen),
                 foreign_processes=sum(each.foreign for each in sight.occupants[gpu.uuid]),
             )
             for gpu in sight.gpus.gpus
@@ -156,9 +163,9 @@ async def status(orchestrator: Orchestrator) -> SystemStatus:
         disk_error=scheduler.disk_error,
         inodes_total=host.inodes_total,
         inodes_free=host.inodes_free,
-        home=str(orchestrator.settings.home),
-        jobs=dict(sight.census.by_status),
-        queue=queue_view(sight, waiting),
+        home=None if who.scoped else str(orchestrator.settings.home),
+        jobs=dict(census.by_status),
+        queue=queue_view(census, waiting, sight.at),
         orchestrator=OrchestratorView(
             uptime_s=_uptime_s(orchestrator),
             memory_mb=host.own_rss / _MIB,
@@ -169,13 +176,12 @@ async def status(orchestrator: Orchestrator) -> SystemStatus:
     )
 
 
-def queue_view(sight: Sight, waiting: Mapping[str, int]) -> QueueView:
-    """The queue in figures; ``waiting`` counts jobs by what they wait for."""
-    census = sight.census
+def queue_view(census: Census, waiting: Mapping[str, int], at: float) -> QueueView:
+    """The queue in figures; ``waiting`` counts jobs by what they wait for, ``at`` is in seconds since the epoch."""
     oldest = census.oldest_queued_at
     return QueueView(
         by_reason=dict(waiting),
-        oldest_age_s=None if oldest is None else max(0.0, sight.at - oldest),
+        oldest_age_s=None if oldest is None else max(0.0, at - oldest),
         running_attempts=census.running_attempts,
         begun_last_hour=census.begun_last_hour,
         ended_last_hour=census.ended_last_hour,
@@ -186,24 +192,39 @@ def _uptime_s(orchestrator: State) -> float:
     return time.monotonic() - orchestrator.started_at
 
 
-def _processes(gpu: Gpu, sight: Sight) -> list[GpuProcessView]:
-    return [GpuProcessView.model_validate(each) for each in sight.occupants[gpu.uuid]]
+def _within(jobs: Sequence[UUID], seen: Set[UUID] | None) -> list[UUID]:
+    """Those that may be seen; all where ``seen`` is None."""
+    return [job_id for job_id in jobs if seen is None or job_id in seen]
+
+
+def _processes(gpu: Gpu, sight: Sight, seen: Set[UUID] | None) -> list[GpuProcessView]:
+    """Those of jobs that may be seen; all, whosever they are, where ``seen`` is None."""
+    occupants = sight.occupants[gpu.uuid]
+    return [GpuProcessView.model_validate(each) for each in occupants if seen is None or each.job_id in seen]
 
 
 @router.get("/api/system/history")
 @needs(Role.READ)
 async def history(
     orchestrator: Orchestrator,
+    who: Who,
     since_s: Annotated[float, Query(gt=0, le=86_400, description="How far back, in seconds.")] = 3600.0,
     max_points: Annotated[int, Query(ge=4, le=10_000, description="Most points a figure; extremes are kept.")] = 300,
 ) -> HistoryView:
-    """The machine over the last day, in samples of ten seconds kept in memory: a restart begins it anew."""
+    """The machine over the last day, in samples of ten seconds kept in memory: a restart begins it anew.
+
+    A key that is limited to some jobs is not told how many of all there were.
+    """
     now = time.time()
     traces = await asyncio.to_thread(orchestrator.monitor.history.traces, now - since_s, max_points)
     return HistoryView(
         until=datetime.fromtimestamp(now, UTC),
         step_s=STEP_S,
-        traces={name: TraceView.model_validate(trace) for name, trace in sorted(traces.items())},
+        traces={
+            name: TraceView.model_validate(trace)
+            for name, trace in sorted(traces.items())
+            if not (who.scoped and name in JOB_COUNTS)
+        },
     )
 
 

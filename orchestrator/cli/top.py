@@ -143,8 +143,9 @@ def _gpus(seen: Sight) -> RenderableType:
 def _state(gpu: GpuView) -> Text:
     if gpu.lost:
         return Text("LOST", "bold red")
-    held = f"leased by {len(gpu.leased_by)}" if len(gpu.leased_by) > 1 else "leased" if gpu.leased_by else "free"
-    words = [(held, "blue" if gpu.leased_by else "green")]
+    holders = len(gpu.leased_by) + gpu.leased_by_others
+    held = f"leased by {holders}" if holders > 1 else "leased" if holders else "free"
+    words = [(held, "blue" if holders else "green")]
     if gpu.foreign_processes:
         words.append((f", {gpu.foreign_processes} foreign", "yellow"))
     if gpu.throttling:

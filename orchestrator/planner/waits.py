@@ -5,7 +5,7 @@ for those that nobody looks at.
 """
 
 from collections import Counter
-from collections.abc import Collection, Iterable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from functools import cached_property
 from itertools import islice
 from math import inf
@@ -72,8 +72,12 @@ class Waits(Mapping[UUID, Wait]):
     @cached_property
     def by_reason(self) -> Mapping[str, int]:
         """Reason -> jobs that wait for it."""
+        return self.count(lambda _: True)
+
+    def count(self, within: Callable[[Queued], bool]) -> Mapping[str, int]:
+        """Reason -> jobs that wait for it, of those that are meant."""
         counts, of_kind = Counter[str](), dict[tuple[str, Shape, UUID | None], str]()
-        for job in self.jobs():
+        for job in filter(within, self.jobs()):
             kind = job.owner, job.shape, job.sweep
             # Of one owner and sweep, what asks alike waits alike, but for what has a reason of its own.
             if job.not_before is None and job.id not in self._singled_out:

@@ -1,9 +1,11 @@
 """Counts over all jobs and attempts, for those who watch the whole."""
 
+import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Final
 
+from orchestrator.access import Principal
 from orchestrator.domain import JobStatus
 from orchestrator.store.database import Session
 
@@ -58,6 +60,21 @@ def take_census(session: Session, *, now: float) -> Census:
         running_attempts=count("count_running_attempts"),
         begun_last_hour=count("attempts_begun_since", since=now - HOUR_S),
         ended_last_hour=count("attempts_ended_since", since=now - HOUR_S),
+    )
+
+
+def take_census_within(session: Session, who: Principal, *, now: float) -> Census:
+    """Of the jobs within somebody's reach only."""
+    within: dict[str, object] = {"owner": who.owner, "types": json.dumps(who.types)}
+    found = {JobStatus(row["status"]): row for row in session.all("jobs_within", **within)}
+    attempts = session.one("attempts_within", since=now - HOUR_S, **within)
+    assert attempts is not None
+    return Census(
+        by_status=dict.fromkeys(JobStatus, 0) | {status: row["n"] for status, row in found.items()},
+        oldest_queued_at=found[JobStatus.QUEUED]["since"] if JobStatus.QUEUED in found else None,
+        running_attempts=attempts["running"],
+        begun_last_hour=attempts["begun"],
+        ended_last_hour=attempts["ended"],
     )
 
 

@@ -32,7 +32,7 @@ from orchestrator.errors import ContainerLeft, IdempotencyConflict, NotFound, St
 from orchestrator.event_names import Kind
 from orchestrator.store import rows
 from orchestrator.store.archive import Archive
-from orchestrator.store.census import Census, Tallies, read_tallies, take_census
+from orchestrator.store.census import Census, Tallies, read_tallies, take_census, take_census_within
 from orchestrator.store.database import Database, Session
 from orchestrator.store.ingest import Reported
 from orchestrator.store.jobs import NewJob, own_event, tag_values
@@ -149,8 +149,10 @@ class Store:
         counts = dict.fromkeys(JobStatus, 0)
         return counts | {JobStatus(row["status"]): row["n"] for row in await self._db.all("count_by_status")}
 
-    async def census(self) -> Census:
-        """The queue and what runs, now."""
+    async def census(self, who: Principal = MACHINE) -> Census:
+        """The queue and what runs, now, as far as it is within somebody's reach."""
+        if who.scoped:
+            return await self._db.read(partial(take_census_within, who=who, now=time.time()))
         return await self._db.read(partial(take_census, now=time.time()))
 
     async def answers(self) -> bool:

@@ -32,6 +32,8 @@ class GpuView(View):
     power_w: float | None
     leased_by: list[UUID]
     """The jobs that hold it: one, or several that share it."""
+    leased_by_others: int = 0
+    """Jobs that hold it and are beyond the key's reach, which are only counted."""
     foreign_processes: int
     """Processes from outside the orchestrator; such a GPU is not handed out."""
     instance: int | None = None
@@ -48,3 +50,4 @@ class GpuView(View):
     lost: bool = False
     """It does not answer any more; its figures are the last ones seen, and it is not handed out."""
     processes: list[GpuProcessView] = []
+    """With a key that is limited to some jobs, those of these jobs."""

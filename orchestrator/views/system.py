@@ -22,7 +22,7 @@ class EngineView(View):
 
 
 class QueueView(View):
-    """The queue in figures; by status they are in ``jobs``."""
+    """What is within the key's reach of the queue, in figures; by status they are in ``jobs``."""
 
     by_reason: dict[str, int] = {}
     """Queued jobs by the reason why they wait, as of the last plan."""
@@ -82,8 +82,10 @@ class SystemStatus(View):
     disk_free_mb: int
     disk_error: str | None = None
     """Why no new attempt starts for want of disk space."""
-    home: str
+    home: str | None
+    """Where the orchestrator keeps everything; not told to a key that is limited to some jobs."""
     jobs: dict[JobStatus, int]
+    """Those within the key's reach, by status."""
     uptime_s: float
     gpu_driver: str | None = None
     """Its version."""

@@ -21,8 +21,10 @@ from orchestrator.app import create_app
 from orchestrator.client import Client
 from orchestrator.errors import Forbidden, InvalidInput, NotFound, OrchestratorError, StateConflict, Unauthenticated
 from orchestrator.executors.fake import FakeEngine
+from orchestrator.gpus import Gpu, GpuProcess
 from orchestrator.settings import Settings
 from tests.integration.conftest import Orchestrator
+from tests.integration.test_system import look_afresh, show
 from tests.routes import every_route
 from tests.waiting import until
 
@@ -87,11 +89,21 @@ def test_a_scoped_key_is_denied_what_concerns_everybody(orchestrator: Orchestrat
                     assert answer.status_code == 403, (method, entry.path)
 
 
-def test_the_jobs_of_others_are_in_no_answer_to_a_scoped_key(orchestrator: Orchestrator, tmp_path: Path) -> None:
+@pytest.mark.parametrize("scope", [{"owner": "alice"}, {"owner": None, "types": ["container"]}])
+def test_the_jobs_of_others_are_in_no_answer_to_a_scoped_key(
+    orchestrator: Orchestrator, tmp_path: Path, scope: dict[str, Any]
+) -> None:
     """Walks what there is to read, so a new route that shows jobs of all owners fails here."""
+    show(orchestrator, Gpu("GPU-a", 0, "H200", 8000, 1000))
     hidden = orchestrator.train(owner="bob", name="bobs-secret-plan", tags=["bobs-tag"])
+    run = orchestrator.run_of(hidden)
+    run.pids = {4242}
+    processes = (GpuProcess(4242, "bobs-trainer"), GpuProcess(4243, "bobs-game"))
+    show(orchestrator, Gpu("GPU-a", 0, "H200", 8000, 1000, processes=processes))
+    orchestrator.client.set_secret("BOBS_TOKEN", "bobs-value", owner="bobs-own")
+    orchestrator.client.set_owner("bobs-own", max_queued=7)
     own = orchestrator.submit(owner="alice", name="alices-plan")
-    with _holder(orchestrator, "write", "alice") as alice:
+    with _holder(orchestrator, "write", **scope) as alice:
         headers = {"X-API-Key": alice.api_key or ""}
         seen = 0
         for entry in every_route(create_app(Settings(home=tmp_path))):
@@ -101,11 +113,34 @@ def test_the_jobs_of_others_are_in_no_answer_to_a_scoped_key(orchestrator: Orche
                 path = entry.example.replace("00000000-0000-0000-0000-000000000000", job_id)
                 answer = requests.get(orchestrator.url + path, headers=headers, timeout=10)
                 assert "bobs-" not in answer.text, path
+                assert "BOBS_TOKEN" not in answer.text, path
+                assert hidden in path or hidden not in answer.text, path
                 seen += "alices-plan" in answer.text
                 if "{id}" in entry.path and job_id == hidden:
                     assert answer.status_code in (403, 404), path
                     assert hidden not in answer.text.replace(f"there is no job {hidden}", "")
         assert seen >= 2
+
+
+def test_the_status_tells_a_scoped_key_of_its_own_jobs_and_counts_the_others(orchestrator: Orchestrator) -> None:
+    show(orchestrator, Gpu("GPU-a", 0, "H200", 8000, 1000))
+    orchestrator.reaches(orchestrator.train(owner="bob"), "running")
+    for _ in range(4):
+        orchestrator.submit(owner="bob")
+    own = orchestrator.submit(owner="alice")
+    until(lambda: UUID(own) in orchestrator.state.scheduler.waits, "alice's job waits")
+    with _holder(orchestrator, "read", "alice") as alice:
+        status = alice.system_status()
+        assert (status.gpus[0].leased_by, status.gpus[0].leased_by_others) == ([], 1)
+        assert status.home is None
+        assert {name: count for name, count in status.jobs.items() if count} == {"queued": 1}
+        assert sum(status.queue.by_reason.values()) == 1
+        assert (status.queue.running_attempts, status.queue.begun_last_hour) == (0, 0)
+        orchestrator.does(look_afresh(orchestrator))
+        assert "attempts_running" not in alice.system_history().traces
+    everything = orchestrator.client.system_status()
+    assert (len(everything.gpus[0].leased_by), everything.gpus[0].leased_by_others) == (1, 0)
+    assert everything.home == str(orchestrator.settings.home)
 
 
 def test_a_scoped_key_can_do_nothing_to_the_jobs_of_others(orchestrator: Orchestrator, tmp_path: Path) -> None:
