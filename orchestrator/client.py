@@ -94,8 +94,8 @@ class NotInTime(OrchestratorError, TimeoutError):
 class Client:
     """Talks to one orchestrator. Calls may come from any thread.
 
-    Calls that change nothing when repeated (reads, deletes, submissions by their key) are tried again after
-    connection errors and answers 429, 502, 503 and 504; all others are sent once.
+    Calls that change nothing when repeated (reads, deletes, submissions and restarts by their key) are tried again
+    after connection errors and answers 429, 502, 503 and 504; all others are sent once.
     """
 
     def __init__(
@@ -314,10 +314,7 @@ class Client:
             "secrets": list(secrets),
         }
         body = _checked(JobSubmission, fields)
-        key = {"Idempotency-Key": idempotency_key or str(uuid4())}
-        return self._parse(
-            JobDetail, self._transport.call("POST", "/api/jobs", body=body, headers=key, repeatable=True)
-        )
+        return self._make(JobDetail, "/api/jobs", body, idempotency_key)
 
     def estimate(self, type: str, params: Mapping[str, Any], *, resources: Resources | None = None) -> EstimateView:
         """What such a job would take of memory, disk, time and money. Queues nothing.
@@ -422,15 +419,16 @@ class Client:
         fresh: bool = False,
         checkpoint: str | None = None,
         params: Mapping[str, Any] | None = None,
+        idempotency_key: str | None = None,
     ) -> JobDetail:
         """Queue a new job with the same parameters; it goes on from the ended one's newest checkpoint, if any.
 
         A completed job's, and with ``fresh`` any other's, starts over from the beginning, unless a ``checkpoint`` is
         named ("best" for the one that was best on held-out tokens). With ``params`` it has others, such as a lower lr;
-        one that continues, only those that a running job takes up.
+        one that continues, only those that a running job takes up. ``idempotency_key`` as for ``submit``.
         """
         body = {"fresh": fresh, "checkpoint": checkpoint, "params": dict(params) if params else None}
-        return self._parse(JobDetail, self._transport.call("POST", _of(job_id, "restart"), body=body))
+        return self._make(JobDetail, _of(job_id, "restart"), body, idempotency_key)
 
     def delete_checkpoint(self, job_id: JobId, name: str, *, attempt: int | None = None) -> None:
         """Delete a checkpoint that nothing continues from."""
@@ -458,10 +456,7 @@ class Client:
                 resources, retry.
         """
         body = _checked(CloneRequest, changes)
-        key = {"Idempotency-Key": idempotency_key or str(uuid4())}
-        return self._parse(
-            JobDetail, self._transport.call("POST", _of(job_id, "clone"), body=body, headers=key, repeatable=True)
-        )
+        return self._make(JobDetail, _of(job_id, "clone"), body, idempotency_key)
 
     # Owners
 
@@ -482,16 +477,19 @@ class Client:
 
     # Sweeps
 
-    def sweep(self, type: str, params: Mapping[str, Any], **space: Any) -> SweepView:
+    def sweep(
+        self, type: str, params: Mapping[str, Any], *, idempotency_key: str | None = None, **space: Any
+    ) -> SweepView:
         """Queue one job for every point of a sweep, all of them or none.
 
         Args:
             params: what all jobs have in common.
+            idempotency_key: as for ``submit``.
             space: the other fields of ``SweepSubmission``: grid, random, samples, repeat, seed, max_running, name,
                 owner, priority, tags, resources, retry.
         """
         body = _checked(SweepSubmission, {"type": type, "params": dict(params), **space})
-        return self._parse(SweepView, self._transport.call("POST", "/api/sweeps", body=body))
+        return self._make(SweepView, "/api/sweeps", body, idempotency_key)
 
     def sweeps(self, *, limit: int = 50, offset: int = 0) -> SweepPage:
         """Sweeps, newest first."""
@@ -518,15 +516,18 @@ class Client:
 
     # Pipelines and schedules
 
-    def pipeline(self, steps: Sequence[Mapping[str, Any]], **about: Any) -> PipelineView:
+    def pipeline(
+        self, steps: Sequence[Mapping[str, Any]], *, idempotency_key: str | None = None, **about: Any
+    ) -> PipelineView:
         """Queue jobs in steps.
 
         Args:
             steps: each with the fields of ``Step``: name, type, params, needs, when, priority, resources, retry.
+            idempotency_key: as for ``submit``.
             about: name, owner and tags.
         """
         body = _checked(PipelineSubmission, {"steps": list(steps), **about})
-        return self._parse(PipelineView, self._transport.call("POST", "/api/pipelines", body=body))
+        return self._make(PipelineView, "/api/pipelines", body, idempotency_key)
 
     def pipelines(self, *, limit: int = 50, offset: int = 0) -> PipelinePage:
         """Pipelines, newest first."""
@@ -771,6 +772,11 @@ class Client:
         return self._transport.afollow(EventStream(None if job_id is None else _uuid(job_id), after, types))
 
     # HTTP
+
+    def _make(self, view: type[View], path: str, body: BaseModel | Mapping[str, Any], key: str | None) -> View:
+        """Send what makes something once, however often it arrives; a key is made up when there is none."""
+        headers = {"Idempotency-Key": key or str(uuid4())}
+        return self._parse(view, self._transport.call("POST", path, body=body, headers=headers, repeatable=True))
 
     def _act(self, job_id: JobId, action: str) -> JobDetail:
         return self._parse(JobDetail, self._transport.call("POST", _of(job_id, action)))

@@ -34,6 +34,7 @@ from orchestrator.schedules import Schedule, next_time
 from orchestrator.settings import Settings
 from orchestrator.shelf import Shelf, reach_of
 from orchestrator.store import Store
+from orchestrator.store.submissions import Asked
 from orchestrator.supervisor import newest_checkpoint
 from orchestrator.views import JobSubmission
 from worker_image.contract.rundir import RunDir
@@ -186,15 +187,15 @@ class Conductor:
         submission = JobSubmission.model_validate(schedule.submission)
         submission = submission.model_copy(update={"owner": schedule.owner})
         job = await admit(submission, self._inventory, self._shelf(schedule.owner))
-        key = f"schedule {schedule.id}: {made_id}"
-        kept: Job = await self._control.submit(replace(job, id=made_id), idempotency_key=key)
+        asked = Asked(f"schedule {schedule.id}: {made_id}", digest="")
+        kept: Job = await self._control.submit(replace(job, id=made_id), asked)
         return kept.id
 
     async def _pipeline(self, schedule: Schedule, made_id: UUID) -> UUID:
         submission = PipelineSubmission.model_validate(schedule.submission)
         shelf = self._shelf(schedule.owner)
         pipeline = await new_pipeline(submission, self._inventory, shelf, owner=schedule.owner, pipeline_id=made_id)
-        return (await self._store.pipelines.submit(pipeline)).id
+        return await self._store.pipelines.submit(pipeline)
 
     def _shelf(self, owner: str) -> Shelf:
         return Shelf(self._store, self._settings.home, reach_of(owner))

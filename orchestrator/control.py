@@ -18,6 +18,7 @@ from orchestrator.errors import ContainerLeft, NotFound, StaleTransition, StateC
 from orchestrator.scheduler import Scheduler
 from orchestrator.settings import Settings
 from orchestrator.store import JobFilter, Store
+from orchestrator.store.submissions import Asked
 from orchestrator.supervisor import newest_checkpoint
 from orchestrator.sweeps import MOST_JOBS
 from orchestrator.views import JobChanges
@@ -79,12 +80,13 @@ class Control:
     def __init__(self, *, store: Store, scheduler: Scheduler, broker: Broker, settings: Settings) -> None:
         self._store, self._scheduler, self._broker, self._settings = store, scheduler, broker, settings
 
-    async def submitted(self, idempotency_key: str, request_digest: str) -> Job | None:
-        """The job that a submit with this key made before."""
-        return await self._store.submitted(idempotency_key, request_digest)
+    async def submitted(self, asked: Asked) -> Job | None:
+        """The job that this request made before."""
+        return await self._store.submitted(asked.key, asked.digest)
 
-    async def submit(self, job: Job, *, idempotency_key: str | None = None, request_digest: str = "") -> Job:
-        job = await self._store.submit(job, idempotency_key=idempotency_key, request_digest=request_digest)
+    async def submit(self, job: Job, asked: Asked | None = None) -> Job:
+        key, digest = (asked.key, asked.digest) if asked is not None else (None, "")
+        job = await self._store.submit(job, idempotency_key=key, request_digest=digest)
         self._changed(job)
         return job
 
@@ -179,12 +181,18 @@ class Control:
         return asked.id
 
     async def restart(
-        self, job_id: UUID, *, fresh: bool, checkpoint: CheckpointRef | None = None, params: Params | None = None
+        self,
+        job_id: UUID,
+        *,
+        fresh: bool,
+        checkpoint: CheckpointRef | None = None,
+        params: Params | None = None,
+        asked: Asked | None = None,
     ) -> Job:
         """A new job with the same parameters, or those given: an ended one never changes.
 
         Unless ``fresh``, it continues from the ``checkpoint``, or else from the newest one of a job that did not
-        complete.
+        complete. A request that came before gets the job that it made then.
         """
         old = await self._store.job(job_id)
         if old.status not in TERMINAL:
@@ -217,7 +225,7 @@ class Control:
             restarted_from=old.id,
             resume_from=resume_from,
         )
-        return await self.submit(job)
+        return await self.submit(job, asked)
 
     async def delete_checkpoint(self, job_id: UUID, checkpoint: CheckpointRef) -> None:
         """Delete a checkpoint that nothing needs any more.
@@ -278,9 +286,9 @@ class Control:
 
         return await self._changing(job_id, change)
 
-    async def submit_sweep(self, sweep: Sweep, jobs: Sequence[Job]) -> Sweep:
-        """Keep a sweep with all of its jobs, or nothing of it."""
-        await self._store.sweeps.submit(sweep, jobs)
+    async def submit_sweep(self, sweep: Sweep, jobs: Sequence[Job], asked: Asked | None = None) -> Sweep:
+        """Keep a sweep with all of its jobs, or nothing of it; the one that the request made before, if it did."""
+        sweep = await self._store.sweeps.submit(sweep, jobs, asked)
         self._scheduler.wake()
         self._broker.ring()
         return sweep

@@ -1,7 +1,7 @@
 """Jobs over HTTP."""
 
 import asyncio
-import hashlib
+import json
 import os
 from contextlib import suppress
 from dataclasses import asdict
@@ -9,13 +9,14 @@ from pathlib import PurePath
 from typing import Annotated, Any, Literal
 from uuid import UUID
 
-from fastapi import APIRouter, Body, Header, Path, Query, Response
+from fastapi import APIRouter, Body, Path, Query, Response
 from pydantic import BaseModel, ConfigDict, Field
 from starlette.responses import FileResponse
 from starlette.types import Receive, Scope, Send
 
 from orchestrator.access import Principal, Role
 from orchestrator.api.auth import needs
+from orchestrator.api.idempotency import IdempotencyKey, asked
 from orchestrator.api.state import Orchestrator, State, Who
 from orchestrator.changes import changes_made, differences, in_force
 from orchestrator.confined import open_beneath
@@ -49,15 +50,6 @@ from worker_image.contract.rundir import RunDir
 router = APIRouter(prefix="/api", tags=["jobs"])
 
 JobId = Annotated[UUID, Path(alias="id", description="The job's id.")]
-IdempotencyKey = Annotated[
-    str | None,
-    Header(
-        alias="Idempotency-Key",
-        min_length=1,
-        max_length=200,
-        description="Repeating a submit with the same key answers with the job it made the first time.",
-    ),
-]
 
 
 class LearningRate(BaseModel):
@@ -107,19 +99,14 @@ async def submit(
 ) -> JobDetail:
     """Queue a job. It is on disk before this answers."""
     submission = _submitted_by(who, submission)
-    if who.owner is not None and key is not None:
-        # What another owner submitted is not to be found by guessing its key.
-        key = f"{who.owner}: {key}"
-    digest = hashlib.sha256(submission.model_dump_json().encode()).hexdigest()
+    request = asked(who, key, submission.model_dump_json())
     # Looked up before admission: what the job names may be gone since the first time.
-    if key is not None and (known := await orchestrator.control.submitted(key, digest)) is not None:
+    if request is not None and (known := await orchestrator.control.submitted(request)) is not None:
         return await _detail(orchestrator, known)
     job = await admit(submission, orchestrator.inventory, orchestrator.shelf(who))
     if job.secrets:
         await asyncio.to_thread(orchestrator.vault.check, job.secrets, job.owner)
-    return await _detail(
-        orchestrator, await orchestrator.control.submit(job, idempotency_key=key, request_digest=digest)
-    )
+    return await _detail(orchestrator, await orchestrator.control.submit(job, request))
 
 
 @router.post("/jobs/{type}", status_code=201)
@@ -310,6 +297,7 @@ async def parameters(orchestrator: Orchestrator, job_id: JobId, body: ParameterR
 @needs(Role.WRITE)
 async def restart(
     orchestrator: Orchestrator,
+    who: Who,
     job_id: JobId,
     fresh: Annotated[bool, Body(embed=True, description="Start over instead of continuing.")] = False,
     checkpoint: Annotated[
@@ -322,12 +310,18 @@ async def restart(
         dict[str, Any] | None,
         Body(embed=True, description="Parameters to change: of one that continues, those that a running job takes up."),
     ] = None,
+    key: IdempotencyKey = None,
 ) -> JobDetail:
     """Queue a new job with the same parameters; it continues from one of the old one's checkpoints."""
+    request = asked(who, key, "restart", str(job_id), json.dumps([fresh, checkpoint, attempt, params], sort_keys=True))
+    # Looked up first: the checkpoint may be gone since the first time.
+    if request is not None and (known := await orchestrator.control.submitted(request)) is not None:
+        return await _detail(orchestrator, known)
     other = _changed_for_restart(await orchestrator.store.job(job_id), params, fresh) if params else None
     chosen = CheckpointRef(checkpoint, attempt) if checkpoint is not None else None
     return await _detail(
-        orchestrator, await orchestrator.control.restart(job_id, fresh=fresh, checkpoint=chosen, params=other)
+        orchestrator,
+        await orchestrator.control.restart(job_id, fresh=fresh, checkpoint=chosen, params=other, asked=request),
     )
 
 

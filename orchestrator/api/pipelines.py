@@ -12,6 +12,7 @@ from pydantic import ValidationError
 
 from orchestrator.access import Principal, Role
 from orchestrator.api.auth import needs
+from orchestrator.api.idempotency import IdempotencyKey, asked
 from orchestrator.api.state import Orchestrator, State, Who
 from orchestrator.conductor import new_pipeline
 from orchestrator.domain import TERMINAL, JobStatus
@@ -60,14 +61,20 @@ ThisSchedule = Annotated[Schedule, Depends(_schedule)]
 
 @router.post("/pipelines", status_code=201)
 @needs(Role.WRITE)
-async def submit(orchestrator: Orchestrator, who: Who, submission: PipelineSubmission) -> PipelineView:
+async def submit(
+    orchestrator: Orchestrator, who: Who, submission: PipelineSubmission, key: IdempotencyKey = None
+) -> PipelineView:
     """Keep jobs in steps; each one is queued once the steps that it needs have ended."""
     _may_submit(who, submission)
     owner = who.owner_for(submission.owner)
-    pipeline = await new_pipeline(submission, orchestrator.inventory, orchestrator.shelf(who), owner=owner)
-    await orchestrator.store.pipelines.submit(pipeline)
-    await orchestrator.conductor.advance(pipeline.id)
-    return await _view(orchestrator, await orchestrator.store.pipelines.get(pipeline.id))
+    request = asked(who, key, "pipeline", owner, submission.model_dump_json())
+    # Looked up before it is checked: what its steps name may be gone since the first time.
+    made = await orchestrator.store.pipelines.submitted(request) if request is not None else None
+    if made is None:
+        pipeline = await new_pipeline(submission, orchestrator.inventory, orchestrator.shelf(who), owner=owner)
+        made = await orchestrator.store.pipelines.submit(pipeline, request)
+    await orchestrator.conductor.advance(made)
+    return await _view(orchestrator, await orchestrator.store.pipelines.get(made))
 
 
 @router.get("/pipelines")

@@ -9,6 +9,7 @@ from fastapi import APIRouter, Depends, Path, Query
 
 from orchestrator.access import Role
 from orchestrator.api.auth import needs
+from orchestrator.api.idempotency import IdempotencyKey, asked
 from orchestrator.api.state import Orchestrator, State, Who
 from orchestrator.domain import Job, Sweep
 from orchestrator.intake import admit_sweep
@@ -43,13 +44,19 @@ Found = Annotated[Sweep, Depends(_found)]
 
 @router.post("", status_code=201)
 @needs(Role.WRITE)
-async def submit(orchestrator: Orchestrator, who: Who, submission: SweepSubmission) -> SweepView:
+async def submit(
+    orchestrator: Orchestrator, who: Who, submission: SweepSubmission, key: IdempotencyKey = None
+) -> SweepView:
     """Queue one job for every point. All of them are on disk before this answers, or none."""
     who.may_submit(submission.type.replace("-", "_"))
     submission = submission.model_copy(update={"owner": who.owner_for(submission.owner)})
+    request = asked(who, key, "sweep", submission.model_dump_json())
+    # Looked up before admission: what the sweep names may be gone since the first time.
+    if request is not None and (known := await orchestrator.store.sweeps.submitted(request)) is not None:
+        return await _view(orchestrator, known)
     sweep, jobs = await admit_sweep(submission, orchestrator.inventory, orchestrator.shelf(who))
     await asyncio.to_thread(orchestrator.vault.check, submission.secrets, sweep.owner)
-    return await _view(orchestrator, await orchestrator.control.submit_sweep(sweep, jobs))
+    return await _view(orchestrator, await orchestrator.control.submit_sweep(sweep, jobs, request))
 
 
 @router.get("")

@@ -8,7 +8,8 @@ from fastapi import APIRouter, Depends, Query
 from orchestrator.access import Role
 from orchestrator.api import jobs, metrics
 from orchestrator.api.auth import needs
-from orchestrator.api.jobs import IdempotencyKey, JobId
+from orchestrator.api.idempotency import IdempotencyKey
+from orchestrator.api.jobs import JobId
 from orchestrator.api.state import Orchestrator, Who
 from orchestrator.api.system import entry_view
 from orchestrator.domain import JobStatus

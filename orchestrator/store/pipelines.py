@@ -14,6 +14,7 @@ from orchestrator.schedules import Schedule
 from orchestrator.store import rows
 from orchestrator.store.database import Database, Session
 from orchestrator.store.jobs import NewJob
+from orchestrator.store.submissions import Asked
 
 
 def no_pipeline(pipeline_id: UUID) -> NotFound:
@@ -34,10 +35,17 @@ class Pipelines:
     def __init__(self, database: Database) -> None:
         self._db = database
 
-    async def submit(self, pipeline: Pipeline) -> Pipeline:
-        """Keep it. One of this id that is kept already stays as it is."""
+    async def submit(self, pipeline: Pipeline, asked: Asked | None = None) -> UUID:
+        """Keep it. One of this id that is kept already stays as it is. Its id, or that of the one which the request
+        made before.
 
-        def keep(session: Session) -> None:
+        Raises:
+            IdempotencyConflict: the key came with a different request before.
+        """
+
+        def keep(session: Session) -> UUID:
+            if asked is not None and (made := asked.made_before(session)) is not None:
+                return made
             session.run(
                 "insert_pipeline",
                 id=str(pipeline.id),
@@ -54,9 +62,15 @@ class Pipelines:
                     place=place,
                     spec=record.step.model_dump_json(),
                 )
+            if asked is not None:
+                asked.keep(session, pipeline.id)
+            return pipeline.id
 
-        await self._db.write(keep)
-        return pipeline
+        return await self._db.write(keep)
+
+    async def submitted(self, asked: Asked) -> UUID | None:
+        """The pipeline that this request made before. Raises: IdempotencyConflict."""
+        return await self._db.read(asked.made_before)
 
     async def get(self, pipeline_id: UUID) -> Pipeline:
         """Raises: NotFound."""

@@ -11,6 +11,7 @@ from orchestrator.errors import NotFound
 from orchestrator.store import rows
 from orchestrator.store.database import Database, Session
 from orchestrator.store.jobs import NewJob
+from orchestrator.store.submissions import Asked
 
 
 class Sweeps:
@@ -19,12 +20,18 @@ class Sweeps:
     def __init__(self, database: Database) -> None:
         self._db = database
 
-    async def submit(self, sweep: Sweep, jobs: Sequence[Job]) -> Sweep:
-        """Keep a sweep with all of its jobs, or nothing of it."""
+    async def submit(self, sweep: Sweep, jobs: Sequence[Job], asked: Asked | None = None) -> Sweep:
+        """Keep a sweep with all of its jobs, or nothing of it. One that the request made before is returned instead.
 
+        Raises:
+            QuotaExceeded: its owner may not queue that many.
+            IdempotencyConflict: the key came with a different request before.
+        """
         new = [NewJob(job) for job in jobs]
 
-        def keep(session: Session) -> None:
+        def keep(session: Session) -> Sweep:
+            if asked is not None and (known := _made(session, asked)) is not None:
+                return known
             session.run(
                 "insert_sweep",
                 id=str(sweep.id),
@@ -37,9 +44,15 @@ class Sweeps:
             )
             for job in new:
                 job.write(session)
+            if asked is not None:
+                asked.keep(session, sweep.id)
+            return sweep
 
-        await self._db.write(keep)
-        return sweep
+        return await self._db.write(keep)
+
+    async def submitted(self, asked: Asked) -> Sweep | None:
+        """The sweep that this request made before. Raises: IdempotencyConflict."""
+        return await self._db.read(lambda session: _made(session, asked))
 
     async def get(self, sweep_id: UUID) -> Sweep:
         """Raises: NotFound."""
@@ -72,6 +85,13 @@ def unknown(sweep_id: UUID) -> NotFound:
     """The error for a sweep that does not exist, or not for whoever asks."""
     advice = "GET /api/sweeps lists the sweeps there are"
     return NotFound(f"there is no sweep {sweep_id}", field="sweep", suggestion=advice)
+
+
+def _made(session: Session, asked: Asked) -> Sweep | None:
+    """Raises: IdempotencyConflict."""
+    made = asked.made_before(session)
+    row = None if made is None else session.one("sweep", id=str(made))
+    return None if row is None else _sweep(row)
 
 
 def _sweep(row: sqlite3.Row) -> Sweep:

@@ -6,7 +6,7 @@ from uuid import UUID, uuid4
 import pytest
 
 from orchestrator.domain import Resources, RetryPolicy
-from orchestrator.errors import InvalidInput, NotFound, StateConflict
+from orchestrator.errors import IdempotencyConflict, InvalidInput, NotFound, StateConflict
 from orchestrator.executors.base import LaunchSpec
 from orchestrator.executors.fake import FakeEngine, FakeRun
 from tests.integration.conftest import Orchestrator
@@ -236,3 +236,22 @@ def test_a_clone_is_a_new_job_with_the_changes(orchestrator: Orchestrator) -> No
     with pytest.raises(InvalidInput) as refused:
         orchestrator.client.clone(job_id, params={"kk": 16})
     assert refused.value.field == "params.kk"
+
+
+def test_a_restart_that_is_asked_for_again_by_its_key_makes_one_job(orchestrator: Orchestrator) -> None:
+    job_id = failed_with_checkpoints(orchestrator, 5)
+    first = orchestrator.client.restart(job_id, idempotency_key="once")
+    again = orchestrator.client.restart(job_id, idempotency_key="once")
+    assert first.id == again.id
+    assert orchestrator.client.jobs().total == 2
+    with pytest.raises(IdempotencyConflict):
+        orchestrator.client.restart(job_id, fresh=True, idempotency_key="once")
+
+
+def test_a_restart_by_its_key_is_found_again_once_its_checkpoint_is_gone(orchestrator: Orchestrator) -> None:
+    job_id = failed_with_checkpoints(orchestrator, 5)
+    made = str(orchestrator.client.restart(job_id, checkpoint="step_5", idempotency_key="once").id)
+    orchestrator.client.cancel(made)
+    orchestrator.reaches(made, "cancelled")
+    orchestrator.client.delete_checkpoint(job_id, "step_5")
+    assert str(orchestrator.client.restart(job_id, checkpoint="step_5", idempotency_key="once").id) == made

@@ -9,7 +9,7 @@ import pytest
 
 from orchestrator.client import Client
 from orchestrator.domain import Owner
-from orchestrator.errors import InvalidInput, NotFound
+from orchestrator.errors import IdempotencyConflict, InvalidInput, NotFound
 from orchestrator.executors.fake import FakeEngine
 from orchestrator.views import PipelineView
 from tests.integration.conftest import Orchestrator
@@ -209,3 +209,17 @@ def test_what_a_schedule_could_not_submit_is_refused_at_once(orchestrator: Orche
     with pytest.raises(InvalidInput) as refused:
         orchestrator.client.schedule("0 3 * * *", {"type": "container", "params": {"image": "busybox"}})
     assert refused.value.field == "submission.params.command"
+
+
+def test_a_pipeline_that_comes_again_by_its_key_is_the_one_it_made(orchestrator: Orchestrator) -> None:
+    first, again = (orchestrator.client.pipeline([container("only")], idempotency_key="once") for _ in range(2))
+    assert first.id == again.id
+    assert orchestrator.client.jobs().total == 1
+    with pytest.raises(IdempotencyConflict):
+        orchestrator.client.pipeline([container("other")], idempotency_key="once")
+
+
+def test_a_key_for_a_sweep_makes_no_pipeline(orchestrator: Orchestrator) -> None:
+    orchestrator.client.sweep("container", {"image": "busybox", "command": ["run"]}, idempotency_key="once")
+    with pytest.raises(IdempotencyConflict):
+        orchestrator.client.pipeline([container("only")], idempotency_key="once")

@@ -4,7 +4,7 @@ import pytest
 
 from orchestrator.client import Client
 from orchestrator.domain import RetryPolicy
-from orchestrator.errors import InvalidInput, NotFound
+from orchestrator.errors import IdempotencyConflict, InvalidInput, NotFound
 from orchestrator.views import SweepView
 from tests.integration.conftest import Orchestrator
 from worker_image.contract.events import Finished
@@ -103,3 +103,19 @@ def test_a_key_of_one_owner_sees_no_sweep_of_another(orchestrator: Orchestrator)
         assert [found.id for found in client.sweeps().items] == [mine.id]
         with pytest.raises(NotFound):
             client.act_on_sweep(other.id, "cancel")
+
+
+def test_a_sweep_that_comes_again_by_its_key_is_the_one_it_made(orchestrator: Orchestrator) -> None:
+    first, again = (sweep(orchestrator, grid={"image": ["a", "b"]}, idempotency_key="once") for _ in range(2))
+    assert first.id == again.id
+    assert orchestrator.client.jobs().total == 2
+    with pytest.raises(IdempotencyConflict):
+        sweep(orchestrator, grid={"image": ["a", "c"]}, idempotency_key="once")
+
+
+def test_the_key_of_a_sweep_is_its_owners(orchestrator: Orchestrator) -> None:
+    made = sweep(orchestrator, repeat=1, idempotency_key="once")
+    key = orchestrator.client.create_key("theirs", role="write", owner="alice").key
+    with Client(orchestrator.url, key, timeout_s=10, retries=0) as alice:
+        params = {"image": "busybox", "command": ["run"]}
+        assert alice.sweep("container", params, repeat=1, retry=ONCE, idempotency_key="once").id != made.id

@@ -13,6 +13,12 @@ INSERT INTO submissions (idempotency_key, request_digest, job_id) VALUES (:key, 
 -- name: submission
 SELECT request_digest, job_id FROM submissions WHERE idempotency_key = :key
 
+-- name: insert_batch_submission
+INSERT INTO batch_submissions (idempotency_key, request_digest, made) VALUES (:key, :digest, :made)
+
+-- name: batch_submission
+SELECT request_digest, made FROM batch_submissions WHERE idempotency_key = :key
+
 -- name: job
 SELECT jobs.*, (SELECT json_group_array(tag) FROM (SELECT tag FROM job_tags WHERE job_id = jobs.id ORDER BY place)) AS tags
 FROM jobs WHERE id = :id

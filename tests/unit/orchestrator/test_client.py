@@ -142,6 +142,29 @@ def test_submit_is_repeated_under_the_same_key(trouble: Answer) -> None:
     assert len(set(keys)) == 1
 
 
+SWEEP = {"id": str(JOB), "name": "s", "type": "container", "owner": "o", "varied": [], "max_running": None,
+         "created_at": NOW, "jobs": {}}  # fmt: skip
+PIPELINE = {"id": str(JOB), "name": "p", "owner": "o", "tags": [], "created_at": NOW, "status": "running", "steps": []}
+
+
+@pytest.mark.parametrize(
+    ("made", "call"),
+    [
+        (job_json(), lambda client: client.restart(JOB)),
+        (job_json(), lambda client: client.clone(JOB)),
+        (SWEEP, lambda client: client.sweep("container", {})),
+        (PIPELINE, lambda client: client.pipeline([{"name": "a", "type": "container", "params": {}}])),
+    ],
+    ids=["restart", "clone", "sweep", "pipeline"],
+)
+def test_whatever_makes_something_is_repeated_under_the_same_key(
+    made: object, call: Callable[[Client], object]
+) -> None:
+    _, script = ask(HANG_UP, Answer(201, made), call=call)
+    assert len(script.requests) == 2
+    assert len({request.headers["Idempotency-Key"] for request in script.requests}) == 1
+
+
 def test_two_submissions_have_two_keys() -> None:
     def twice(client: Client) -> None:
         client.submit("train_sae", {})
