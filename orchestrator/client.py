@@ -5,7 +5,7 @@ a client can meet: ``Unreachable`` and ``UnexpectedAnswer``.
 """
 
 import time
-from collections.abc import AsyncGenerator, Collection, Generator, Iterator, Mapping, Sequence
+from collections.abc import AsyncGenerator, Callable, Collection, Generator, Iterator, Mapping, Sequence
 from datetime import UTC, datetime
 from pathlib import Path, PurePosixPath
 from typing import IO, Any, Literal, Self, TypeVar
@@ -19,6 +19,7 @@ from orchestrator.access import Role
 from orchestrator.domain import TERMINAL, JobStatus, Resources, RetryPolicy
 from orchestrator.errors import InvalidInput, OrchestratorError
 from orchestrator.pipelines import PipelineSubmission
+from orchestrator.pull import Pulled, chosen, refuse_to_overwrite
 from orchestrator.schedules import ScheduleSubmission
 from orchestrator.settings import ClientSettings, read_settings
 from orchestrator.streams import EventStream, LogFrame, LogStream, UnexpectedAnswer
@@ -737,6 +738,45 @@ class Client:
         return self._transport.download(
             _of(job_id, f"artifacts/{quote(path)}"), {"attempt": attempt}, target, name=name
         )
+
+    def pull(
+        self,
+        job_id: JobId,
+        folder: Path | str = ".",
+        *,
+        names: Sequence[str] = (),
+        force: bool = False,
+        told: Callable[[str, int, int], None] | None = None,
+    ) -> list[Pulled]:
+        """Bring a job's artifacts into a folder, each under its own path; what was cut short is continued next time.
+
+        A file that is here already is not fetched again.
+
+        Args:
+            names: artifacts, or folders of them; all when empty.
+            force: overwrite files that are others.
+            told: called with an artifact's path and how many of how many bytes of it are here.
+
+        Raises:
+            NotFound: there is no such job, or nothing of such a name.
+            InvalidInput: another file lies there already; nothing is fetched then.
+            UnexpectedAnswer: what arrived is not what the job left.
+            Unreachable: the orchestrator stayed away for longer than ``reconnect_for_s``.
+        """
+        found = [Pulled.into(Path(folder), item) for item in chosen(self.artifacts(job_id), names)]
+        if not force:
+            refuse_to_overwrite(found)
+        for each in found:
+            if each.is_here:
+                continue
+            artifact = each.artifact
+            each.file.parent.mkdir(parents=True, exist_ok=True)
+            path, query = _of(job_id, f"artifacts/{quote(artifact.path)}"), {"attempt": artifact.attempt}
+            for there in self._transport.continue_download(path, query, each.draft, artifact.size_bytes):
+                if told is not None:
+                    told(artifact.path, there, artifact.size_bytes)
+            each.settle()
+        return found
 
     # Streams
 

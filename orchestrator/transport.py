@@ -185,6 +185,31 @@ class Transport:
                 raise self._unreachable(error) from error
         return size_bytes
 
+    def continue_download(self, path: str, query: Mapping[str, Any], draft: Path, size_bytes: int) -> Iterator[int]:
+        """Bring a file that may have been begun to its whole size; how much of it is there, as it grows.
+
+        A lost connection is taken up again where it was cut, for as long as patience lasts.
+
+        Raises:
+            Unreachable: it did not come back. What has arrived stays.
+        """
+        patience = self._patience()
+        while (there := draft.stat().st_size if draft.exists() else 0) < size_bytes or not draft.exists():
+            try:
+                headers = {"Range": f"bytes={there}-"} if there else None
+                response = self.call("GET", path, query=query, headers=headers, repeatable=True, stream=True)
+                continued = response.status_code == 206
+                with response, draft.open("ab" if continued else "wb") as file:
+                    there = there if continued else 0
+                    for block in response.iter_content(1 << 16):
+                        file.write(block)
+                        there += len(block)
+                        patience.renew()
+                        yield there
+                return
+            except (requests.RequestException, Unreachable) as lost:
+                time.sleep(self._before_reconnect_s(lost, patience))
+
     # WebSockets
 
     def _socket(self, path: str) -> dict[str, Any]:

@@ -1,4 +1,6 @@
+import hashlib
 import threading
+from pathlib import Path
 from uuid import uuid4
 
 import pytest
@@ -359,6 +361,21 @@ def test_metrics_progress_and_artifacts_come_through(orchestrator: Orchestrator)
     (artifact,) = orchestrator.client.artifacts(job_id)
     assert get(orchestrator, artifact.url).content == b"weights"
     assert [item.path for item in orchestrator.client.inventory().saes] == ["sae.safetensors"]
+
+
+def test_a_pull_that_was_begun_is_continued_by_range(orchestrator: Orchestrator, tmp_path: Path) -> None:
+    job_id = orchestrator.train()
+    folder = RunDir(orchestrator.run_of(job_id).spec.run_dir).artifacts
+    (folder / "sae.safetensors").write_bytes(b"weights")
+    digest = hashlib.sha256(b"weights").hexdigest()
+    saved = ArtifactSaved(seq=1, ts=1, path="sae.safetensors", kind="sae", size_bytes=7, digest=f"sha256:{digest}")
+    orchestrator.report(job_id, saved)
+    until(lambda: orchestrator.client.artifacts(job_id), "the artifact is known")
+    (tmp_path / f"sae.safetensors.{digest[:12]}.part").write_bytes(b"weig")
+    seen: list[int] = []
+    orchestrator.client.pull(job_id, tmp_path, told=lambda path, there, size: seen.append(there))
+    assert (tmp_path / "sae.safetensors").read_bytes() == b"weights"
+    assert seen == [7]
 
 
 @pytest.mark.parametrize("path", ["../params.json", "../../../../saeforge.db", "link", "%2e%2e/params.json"])
