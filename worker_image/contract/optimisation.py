@@ -49,9 +49,8 @@ class OptimisationParams(JobType):
     """Largest gradient norm; not clipped when empty."""
 
     micro_batch_size: int | None = Field(default=None, ge=1, json_schema_extra=_GROUP)
-    """Tokens differentiated at once; a batch of more is taken in parts and makes one step all the same. What is
-    relative to a batch (FVU's variance, batch_topk's ranking) is then relative to a part. Out of GPU memory it is
-    halved, up to three times. All of the batch when empty."""
+    """Tokens differentiated at once; a batch of more is taken in parts and makes the same step, but for rounding. Out
+    of GPU memory it is halved, up to three times. All of the batch when empty."""
     weights_dtype: Literal["float32", "float8_e4m3", "float8_e5m2"] = Field(default="float32", json_schema_extra=_GROUP)
     """Hold weight matrices as FP8 would, simulated: the optimiser moves float32 masters, products see them rounded.
     bit_stall_share tells how many weights moved too little to change a bit."""

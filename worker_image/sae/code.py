@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from worker_image.sae.sparse import Pattern, affine, decode, pre_at, select_above
+from worker_image.sae.sparse import Chosen, Pattern, affine, decode, pre_at, select_above
 
 _DENSE_FROM = 0.1
 """Share of active latents from which a product over all of them is faster than one over the active."""
@@ -81,6 +81,12 @@ class Code:
         if self.places.pattern is None:
             return weights_P @ W_dec_FE
         return decode(weights_P, self.places.pattern, W_dec_FE)
+
+
+def encode_chosen(x_BD: Tensor, W_enc_FD: Tensor, b_enc_F: Tensor, chosen: Chosen) -> Code:
+    """ReLU(W_enc x + b_enc) at positions that are chosen already."""
+    pre_N = pre_at(x_BD, W_enc_FD, b_enc_F, *chosen)
+    return Code(torch.relu(pre_N), pre_N, Places((len(x_BD), len(W_enc_FD)), chosen.pattern))
 
 
 def encode_above(

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from worker_image.sae.metrics import fvu
+from worker_image.sae.metrics import squared_error, total_variance
 from worker_image.sae.model import Output, Sae
 from worker_image.sae.sparse import affine
 
@@ -20,12 +20,15 @@ _RESAMPLED_ENCODER_NORM = 0.2
 """Length of a resampled latent's encoder row, as a share of the living ones' mean length."""
 
 
-def auxk_loss(sae: Sae, x_BD: Tensor, y_BE: Tensor, out: Output, dead_S: Tensor) -> Tensor:
+def auxk_loss(
+    sae: Sae, x_BD: Tensor, y_BE: Tensor, out: Output, dead_S: Tensor, variance: Tensor | None = None
+) -> Tensor:
     """How badly the ``aux_k`` strongest dead latents of each token predict what the living ones left over
     (arXiv 2406.04093).
 
     The residual is detached: dead latents learn from it, living ones are not pulled towards making it easy. With
     fewer dead latents than ``aux_k`` the loss is scaled down in proportion. A NaN (a residual without variance) is 0.
+    ``variance``: of the residual of a whole batch, of which this is a part.
     """
     if not len(dead_S):
         return x_BD.new_zeros(())
@@ -37,9 +40,12 @@ def auxk_loss(sae: Sae, x_BD: Tensor, y_BE: Tensor, out: Output, dead_S: Tensor)
         acts_BS = torch.zeros_like(pre_BS).scatter(1, idx_BK, top_BK.relu())
     else:
         acts_BS = pre_BS.relu()
-    error = fvu(residual_BE, acts_BS @ W_dec_SE)
-    # Not nan_to_num: its gradient would still pass through the division by zero and make every weight NaN.
-    return error * min(len(dead_S) / sae.config.aux_k, 1.0) if error.isfinite() else x_BD.new_zeros(())
+    variance = total_variance(residual_BE) if variance is None else variance
+    # Divided by 1 where there is nothing to divide by: even a gradient of 0 makes every weight NaN when it passes
+    # through a division by 0. Nothing here makes the host wait for what the device found.
+    error = squared_error(residual_BE, acts_BS @ W_dec_SE) / torch.where(variance > 0, variance, 1.0)
+    error = torch.where((variance > 0) & error.isfinite(), error, 0.0)
+    return error * min(len(dead_S) / sae.config.aux_k, 1.0)
 
 
 def ghost_loss(sae: Sae, x_BD: Tensor, y_BE: Tensor, out: Output, dead_S: Tensor, reconstruction: Tensor) -> Tensor:
@@ -51,30 +57,37 @@ def ghost_loss(sae: Sae, x_BD: Tensor, y_BE: Tensor, out: Output, dead_S: Tensor
     """
     if not len(dead_S):
         return x_BD.new_zeros(())
+    error = ghost_error(sae, x_BD, y_BE, out, dead_S)
+    return error * ghost_weight(error, reconstruction)
+
+
+def ghost_weight(error: Tensor, reconstruction: Tensor) -> Tensor:
+    """By what a ``ghost_error`` is multiplied to be as large as ``reconstruction``; detached."""
+    return (reconstruction / (error + _SMALLEST)).detach()
+
+
+def ghost_error(sae: Sae, x_BD: Tensor, y_BE: Tensor, out: Output, dead_S: Tensor) -> Tensor:
+    """How far ghosts of the dead latents, at least one, are from the residual: the mean over tokens and dimensions."""
     residual_BE = (y_BE - out.y_hat_BE).detach()
     pre_BS, W_dec_SE = _dead_rows(sae, x_BD, dead_S)
     # Any factor of a token's activations cancels in the scaling below: this one keeps the exponential in range.
     ghost_BE = torch.exp(pre_BS - pre_BS.detach().amax(1, keepdim=True)) @ W_dec_SE
     residual_norm_B1 = residual_BE.norm(dim=1, keepdim=True)
     scale_B1 = residual_norm_B1 / (_SMALLEST + 2 * ghost_BE.detach().norm(dim=1, keepdim=True))
-    error = ((ghost_BE * scale_B1 - residual_BE).square() / residual_norm_B1.clamp_min(_SMALLEST)).mean()
-    return error * (reconstruction / (error + _SMALLEST)).detach()
+    return ((ghost_BE * scale_B1 - residual_BE).square() / residual_norm_B1.clamp_min(_SMALLEST)).mean()
 
 
 @torch.no_grad()
 def resample(
-    sae: Sae, moments: Mapping[str, Mapping[str, Tensor]], x_BD: Tensor, y_BE: Tensor, dead_S: Tensor, seed: int
+    sae: Sae, moments: Mapping[str, Mapping[str, Tensor]], x_BD: Tensor, residual_BE: Tensor, dead_S: Tensor, seed: int
 ) -> None:
-    """Point dead latents at tokens that are reconstructed badly (Anthropic, Towards Monosemanticity, 2023).
+    """Point dead latents, at least one, at tokens that are reconstructed badly (Anthropic, Towards Monosemanticity,
+    2023).
 
     Tokens are drawn with probability in proportion to their squared error. The latent decodes to the token's residual
     direction and looks for its input's; its optimiser moments (``moments``: parameter name -> name -> (F, ...)) and
-    bias start afresh. The draw depends on ``seed`` alone.
+    bias start afresh. ``residual_BE`` is that of the whole batch. The draw depends on ``seed`` alone.
     """
-    if not len(dead_S):
-        return
-    out = sae(x_BD)
-    residual_BE = y_BE - out.y_hat_BE
     error_B = residual_BE.square().sum(1).double().cpu()
     if not error_B.isfinite().all() or error_B.sum() == 0:
         return

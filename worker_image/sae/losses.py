@@ -1,15 +1,19 @@
 """What training minimises: reconstruction + coefficient * sparsity + the family's own + what is done for the dead.
 
+The loss of a batch in parts is the sum of its parts' contributions. ``survey`` finds what those are relative to.
+
 Shapes: B tokens, D = d_in, E = width_out, S = dead latents.
 """
 
-from collections.abc import Callable
-from dataclasses import dataclass, fields
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, fields, replace
 
+import torch
 from torch import Tensor
 
-from worker_image.sae.dead import auxk_loss, ghost_loss
+from worker_image.sae.dead import auxk_loss, ghost_error, ghost_loss, ghost_weight
 from worker_image.sae.model import Output, Sae
+from worker_image.sae.whole_batch import Part, Spread, WholeBatch
 
 
 @dataclass(frozen=True)
@@ -52,10 +56,19 @@ class Loss:
         return self.map(Tensor.detach)
 
 
-def loss_of(sae: Sae, x_BD: Tensor, y_BE: Tensor, out: Output, dead_S: Tensor, weights: Coefficients) -> Loss:
-    """The loss of one batch. ``dead_S`` are the indices of the dead latents, possibly none; ``weights.sparsity`` is
-    the coefficient of this step, after its warm-up."""
-    family = sae.losses(x_BD, y_BE, out, dead_S)
+def loss_of(
+    sae: Sae,
+    x_BD: Tensor,
+    y_BE: Tensor,
+    out: Output,
+    dead_S: Tensor,
+    weights: Coefficients,
+    whole: WholeBatch | None = None,
+) -> Loss:
+    """The loss of one batch, or what a part contributes to that of the ``whole`` one. ``dead_S`` are the indices of the
+    dead latents, possibly none; ``weights.sparsity`` is the coefficient of this step, after its warm-up."""
+    whole = WholeBatch(y_BE) if whole is None else whole
+    family = sae.losses(x_BD, y_BE, out, dead_S, whole)
     total = family.reconstruction
     if family.sparsity is not None:
         total = total + weights.sparsity * family.sparsity
@@ -63,9 +76,40 @@ def loss_of(sae: Sae, x_BD: Tensor, y_BE: Tensor, out: Output, dead_S: Tensor, w
         total = total + family.extra
     auxk = ghost = None
     if sae.config.dead_policy == "auxk" and weights.auxk_alpha:
-        auxk = auxk_loss(sae, x_BD, y_BE, out, dead_S)
+        auxk = auxk_loss(sae, x_BD, y_BE, out, dead_S, whole.residual_variance)
         total = total + weights.auxk_alpha * auxk
     if sae.config.dead_policy == "ghost":
-        ghost = ghost_loss(sae, x_BD, y_BE, out, dead_S, family.reconstruction)
+        if whole.ghost_weight is None:
+            ghost = ghost_loss(sae, x_BD, y_BE, out, dead_S, family.reconstruction)
+        else:
+            error = ghost_error(sae, x_BD, y_BE, out, dead_S)
+            ghost = error * (len(x_BD) / whole.tokens) * whole.ghost_weight
         total = total + ghost
     return Loss(total, family.reconstruction, family.sparsity, family.extra, auxk, ghost)
+
+
+@torch.no_grad()
+def survey(sae: Sae, y_BE: Tensor, parts: Sequence[Part], dead_S: Tensor, weights: Coefficients) -> WholeBatch:
+    """What the losses of ``parts`` are relative to. Where that takes the reconstruction of all, it is worked out here,
+    a part at a time, and once more when it is differentiated."""
+    whole = WholeBatch(y_BE)
+    policy = sae.config.dead_policy if len(dead_S) else "none"
+    has_auxk, has_ghost = policy == "auxk" and weights.auxk_alpha != 0, policy == "ghost"
+    if not (sae.aims_at_l0 or has_auxk or has_ghost):
+        return whole
+    active = reconstruction = error = y_BE.new_zeros(())
+    left_over = Spread(y_BE[0])
+    for part in parts:
+        x_BD, out = part.x_BD, sae(part.x_BD, chosen=part.chosen)
+        active = active + out.code.n_active
+        if has_auxk:
+            left_over.add(part.y_BE - out.y_hat_BE)
+        if has_ghost:
+            reconstruction = reconstruction + sae.losses(x_BD, part.y_BE, out, dead_S, whole).reconstruction
+            error = error + ghost_error(sae, x_BD, part.y_BE, out, dead_S) * (len(x_BD) / whole.tokens)
+    return replace(
+        whole,
+        l0=active / whole.tokens,
+        residual_variance=left_over.total if has_auxk else None,
+        ghost_weight=ghost_weight(error, reconstruction) if has_ghost else None,
+    )

@@ -19,9 +19,17 @@ def squared_error(x_BD: Tensor, y_BD: Tensor) -> Tensor:
     return functional.mse_loss(x_BD, y_BD.expand_as(x_BD), reduction="sum")
 
 
-def fvu(x_BD: Tensor, x_hat_BD: Tensor) -> Tensor:
-    """Fraction of variance unexplained: sum (x - x_hat)^2 / sum (x - mean x)^2. NaN when ``x_BD`` has no variance."""
-    return squared_error(x_BD, x_hat_BD) / squared_error(x_BD, x_BD.mean(0))
+def total_variance(x_BD: Tensor) -> Tensor:
+    """Sum of squared distances from the mean token."""
+    return squared_error(x_BD, x_BD.mean(0))
+
+
+def fvu(x_BD: Tensor, x_hat_BD: Tensor, variance: Tensor | None = None) -> Tensor:
+    """Fraction of variance unexplained: sum (x - x_hat)^2 / sum (x - mean x)^2. NaN when ``x_BD`` has no variance.
+
+    ``variance``: the total of a batch of which ``x_BD`` is a part, whose contribution to that batch's FVU this is then.
+    """
+    return squared_error(x_BD, x_hat_BD) / (total_variance(x_BD) if variance is None else variance)
 
 
 def dead_latents(tokens_since_fired_F: Tensor, tokens_trained: int, dead_after_tokens: int) -> Tensor:

@@ -15,10 +15,11 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from worker_image.sae.code import Code
+from worker_image.sae.code import Code, encode_chosen
 from worker_image.sae.config import SaeConfig
 from worker_image.sae.metrics import fvu, squared_error
-from worker_image.sae.sparse import centre
+from worker_image.sae.sparse import Chosen, centre
+from worker_image.sae.whole_batch import WholeBatch
 
 
 @dataclass(frozen=True)
@@ -51,6 +52,8 @@ class Sae(nn.Module, ABC):
     """Length of decoder rows at the start."""
     unit_norm = True
     """Whether decoder rows are held at length 1."""
+    aims_at_l0 = False
+    """Whether the loss depends on how many latents are active in the whole batch."""
 
     def __init__(self, config: SaeConfig, device: torch.device | str = "cpu") -> None:
         super().__init__()
@@ -89,12 +92,23 @@ class Sae(nn.Module, ABC):
         """The code of ``x_BD``, which is centred as ``centred`` does. ``deployed``: as it is used after training, a
         token's code independent of the others of its batch."""
 
-    def losses(self, x_BD: Tensor, y_BE: Tensor, out: Output, dead_S: Tensor) -> FamilyLoss:
-        """What ``out`` loses against ``y_BE``; ``dead_S`` are the indices of the dead latents, possibly none."""
-        return FamilyLoss(fvu(y_BE, out.y_hat_BE))
+    def choose(self, x_BD: Tensor) -> Chosen | None:
+        """The places of a batch's latents, where a token's depend on the others of its batch; None where they do not.
+        ``x_BD`` is centred."""
+        return None
 
-    def forward(self, x_BD: Tensor, *, deployed: bool = False) -> Output:
-        code = self.encode(self.centred(x_BD), deployed=deployed)
+    def losses(self, x_BD: Tensor, y_BE: Tensor, out: Output, dead_S: Tensor, whole: WholeBatch) -> FamilyLoss:
+        """What ``out`` contributes to the loss of the ``whole`` batch, of which ``x_BD`` and ``y_BE`` are all or a
+        part. ``dead_S`` are the indices of the dead latents, possibly none."""
+        return FamilyLoss(fvu(y_BE, out.y_hat_BE, whole.variance))
+
+    def forward(self, x_BD: Tensor, *, deployed: bool = False, chosen: Chosen | None = None) -> Output:
+        """``chosen``: places of the latents that ``choose`` found for a batch of which this is a part."""
+        centred_BD = self.centred(x_BD)
+        if chosen is None:
+            code = self.encode(centred_BD, deployed=deployed)
+        else:
+            code = encode_chosen(centred_BD, self.encoder_FD, self.b_enc_F, chosen)
         return Output(self.complete(x_BD, code.decode(self.W_dec_FE)), code)
 
     @property
@@ -172,9 +186,10 @@ class Sae(nn.Module, ABC):
             grad_FE.addcmul_(along_F1, self.W_dec_FE, value=-1)
 
 
-def mean_squared_error(y_BE: Tensor, y_hat_BE: Tensor) -> Tensor:
-    """Squared error summed over dimensions, averaged over tokens: what penalties per token are weighed against."""
-    return squared_error(y_BE, y_hat_BE) / len(y_BE)
+def mean_squared_error(y_BE: Tensor, y_hat_BE: Tensor, tokens: int) -> Tensor:
+    """Squared error summed over dimensions, averaged over a batch of ``tokens``: what penalties per token are weighed
+    against."""
+    return squared_error(y_BE, y_hat_BE) / tokens
 
 
 def geometric_median(x_BD: Tensor, iterations: int = 50, tolerance: float = 1e-5) -> Tensor:

@@ -22,6 +22,7 @@ import warnings
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import cached_property
+from itertools import pairwise
 from types import ModuleType
 from typing import NamedTuple
 
@@ -129,6 +130,24 @@ class Pattern:
         """The (B, F) matrix that has ``values_N`` at these positions and 0 elsewhere; differentiable."""
         zeros_BF = values_N.new_zeros(self.rows, self.n_latents)
         return zeros_BF.index_put((self.row_N, self.latent_N), values_N)
+
+
+class Chosen(NamedTuple):
+    """Positions with their pre-activations."""
+
+    pattern: Pattern
+    pre_N: Tensor
+
+    def split(self, rows: int) -> "list[Chosen]":
+        """Those of the first ``rows`` rows, of the next ``rows``, and so on. The host waits for the device."""
+        pattern = self.pattern
+        edges = [*range(0, pattern.rows, rows), pattern.rows]
+        places = pattern.start_B1[edges].tolist()
+        found = []
+        for (first, last), (start, end) in zip(pairwise(edges), pairwise(places), strict=True):
+            part = Pattern(pattern.start_B1[first : last + 1] - start, pattern.latent_N[start:end], pattern.n_latents)
+            found.append(Chosen(part, self.pre_N[start:end]))
+        return found
 
 
 # Selection: which positions are active. Nothing here is differentiable; ``pre_at`` is.

@@ -16,12 +16,12 @@ from worker_image.sae.controller import L0Control, L0Controller
 from worker_image.sae.dead import resample
 from worker_image.sae.families import build_sae
 from worker_image.sae.gradients import gradient_statistics, unmoved_shares
-from worker_image.sae.losses import Coefficients, Loss, loss_of
-from worker_image.sae.metrics import dead_latents, squared_error
-from worker_image.sae.model import Output
+from worker_image.sae.losses import Coefficients, Loss, loss_of, survey
+from worker_image.sae.metrics import dead_latents, squared_error, total_variance
 from worker_image.sae.optimisers import build_optimizer
 from worker_image.sae.precision import RoundedWeights
 from worker_image.sae.schedule import coefficient_factor, lr_factor
+from worker_image.sae.whole_batch import Part, WholeBatch, cut
 
 _CONTROLLER = "l0_controller."
 """Before the names of what an L0 controller remembers, in a checkpoint; ..."""
@@ -75,24 +75,22 @@ class StepOutcome:
 
 
 @dataclass(frozen=True)
-class _Differentiated:
+class Differentiated:
     """What differentiating a batch, or a part of it, saw."""
 
     loss: Loss
     l0: Tensor
+    """Active latents, divided by the tokens of the whole batch."""
     fired_F: Tensor
     squared_error: Tensor | None
     """Of the reconstruction, summed; None where it was not asked for."""
 
-    def scaled(self, share: float) -> "_Differentiated":
-        """What counts for ``share`` of a batch; sums stay as they are."""
-        return replace(self, loss=self.loss.map(lambda part: part * share), l0=self.l0 * share)
-
-    def plus(self, other: "_Differentiated") -> "_Differentiated":
+    def plus(self, other: "Differentiated") -> "Differentiated":
+        """Both parts together."""
         error = None
         if self.squared_error is not None and other.squared_error is not None:
             error = self.squared_error + other.squared_error
-        return _Differentiated(self.loss.plus(other.loss), self.l0 + other.l0, self.fired_F | other.fired_F, error)
+        return Differentiated(self.loss.plus(other.loss), self.l0 + other.l0, self.fired_F | other.fired_F, error)
 
 
 class Trainer:
@@ -145,15 +143,27 @@ class Trainer:
             return 0
         return int(dead_latents(self.tokens_since_fired_F, self.tokens_trained, self.config.dead_after_tokens).sum())
 
-    def differentiate(self, x_BD: Tensor, y_BE: Tensor | None = None) -> tuple[Loss, Output]:
-        """Leave the loss's gradients in the parameters, changing nothing else. ``y_BE``: a transcoder's target."""
+    def differentiate(self, x_BD: Tensor, y_BE: Tensor | None = None, *, measure: bool = False) -> Differentiated:
+        """Leave the loss's gradients in the parameters. ``y_BE``: a transcoder's target.
+
+        Where a GPU's memory does not hold the batch it is taken in smaller parts, whose gradients are the same in sum.
+
+        Raises:
+            torch.cuda.OutOfMemoryError: not even an eighth of it fits.
+        """
         y_BE = x_BD if y_BE is None else y_BE
-        self._optimizer.zero_grad(set_to_none=True)
-        out = self.sae(x_BD)
-        weights = replace(self.coefficients, sparsity=self.coefficient)
-        loss = loss_of(self.sae, x_BD, y_BE, out, self._dead_S(), weights)
-        loss.total.backward()
-        return loss.detached(), out
+        while True:
+            try:
+                return self._summed_gradients(x_BD, y_BE, measure=measure)
+            except torch.cuda.OutOfMemoryError:
+                size = min(self.micro_batch_size or len(x_BD), len(x_BD))
+                self._optimizer.zero_grad(set_to_none=True)
+                if self._halvings == MOST_HALVINGS or size == 1:
+                    raise
+                self._halvings += 1
+                self.micro_batch_size = (size + 1) // 2
+            # Only here is the traceback gone, which held on to what the failed part had allocated.
+            torch.cuda.empty_cache()
 
     def train_step(self, x_BD: Tensor, y_BE: Tensor | None = None, *, measure: bool = False) -> StepOutcome:
         """Learn from one batch. With ``measure`` what costs a pass of its own is reported too: FVU, gradient norm.
@@ -163,7 +173,7 @@ class Trainer:
         """
         coefficient = self.coefficient
         target_BE = x_BD if y_BE is None else y_BE
-        batch = self._differentiate_in_parts(x_BD, target_BE, measure=measure)
+        batch = self.differentiate(x_BD, target_BE, measure=measure)
         lr = self.lr
         outcome = StepOutcome(
             batch.loss,
@@ -171,9 +181,7 @@ class Trainer:
             self.config.d_sae,
             lr,
             coefficient,
-            fvu=None
-            if batch.squared_error is None
-            else batch.squared_error / squared_error(target_BE, target_BE.mean(0)),
+            fvu=None if batch.squared_error is None else batch.squared_error / total_variance(target_BE),
         )
         if self._is_lost(batch.loss):
             self._optimizer.zero_grad(set_to_none=True)
@@ -193,38 +201,30 @@ class Trainer:
             self._resample_when_due(x_BD, target_BE)
         return replace(outcome, grad_norm=grad_norm, statistics=statistics)
 
-    def _differentiate_in_parts(self, x_BD: Tensor, y_BE: Tensor, *, measure: bool) -> _Differentiated:
-        """Leave the batch's gradients in the parameters; in smaller parts where a GPU's memory does not hold more."""
-        while True:
-            try:
-                return self._summed_gradients(x_BD, y_BE, measure=measure)
-            except torch.cuda.OutOfMemoryError:
-                size = min(self.micro_batch_size or len(x_BD), len(x_BD))
-                self._optimizer.zero_grad(set_to_none=True)
-                if self._halvings == MOST_HALVINGS or size == 1:
-                    raise
-                self._halvings += 1
-                self.micro_batch_size = (size + 1) // 2
-            # Only here is the traceback gone, which held on to what the failed part had allocated.
-            torch.cuda.empty_cache()
-
-    def _summed_gradients(self, x_BD: Tensor, y_BE: Tensor, *, measure: bool) -> _Differentiated:
+    def _summed_gradients(self, x_BD: Tensor, y_BE: Tensor, *, measure: bool) -> Differentiated:
         self._optimizer.zero_grad(set_to_none=True)
-        size = self.micro_batch_size or len(x_BD)
         weights = replace(self.coefficients, sparsity=self.coefficient)
         dead_S = self._dead_S()
-        found: _Differentiated | None = None
-        for part_x, part_y in zip(x_BD.split(size), y_BE.split(size), strict=True):
-            share = len(part_x) / len(x_BD)
-            out = self.sae(part_x)
-            loss = loss_of(self.sae, part_x, part_y, out, dead_S, weights)
-            (loss.total if share == 1 else loss.total * share).backward()
+        parts = self._parts(x_BD, y_BE)
+        whole = WholeBatch(y_BE) if len(parts) == 1 else survey(self.sae, y_BE, parts, dead_S, weights)
+        found: Differentiated | None = None
+        for part in parts:
+            out = self.sae(part.x_BD, chosen=part.chosen)
+            loss = loss_of(self.sae, part.x_BD, part.y_BE, out, dead_S, weights, whole)
+            loss.total.backward()
             with torch.no_grad():
-                error = squared_error(part_y, out.y_hat_BE) if measure else None
-                part = _Differentiated(loss.detached(), out.code.l0, out.code.fired_F, error)
-                found = part if share == 1 else part.scaled(share) if found is None else found.plus(part.scaled(share))
+                error = squared_error(part.y_BE, out.y_hat_BE) if measure else None
+                seen = Differentiated(loss.detached(), out.code.n_active / len(x_BD), out.code.fired_F, error)
+                found = seen if found is None else found.plus(seen)
         assert found is not None
         return found
+
+    @torch.no_grad()
+    def _parts(self, x_BD: Tensor, y_BE: Tensor) -> list[Part]:
+        size = self.micro_batch_size or len(x_BD)
+        if size >= len(x_BD):
+            return [Part(x_BD, y_BE)]
+        return cut(x_BD, y_BE, size, self.sae.choose(self.sae.centred(x_BD)))
 
     def _is_lost(self, loss: Loss) -> bool:
         """Whether the step is to be skipped because its loss or a gradient is not finite."""
@@ -396,14 +396,22 @@ class Trainer:
         every = self.config.resample_every_tokens or self.config.dead_after_tokens
         if self.tokens_trained - self._tokens_at_resampling < every:
             return
+        self._tokens_at_resampling = self.tokens_trained
         dead_S = self._dead_S()
+        if not len(dead_S):
+            return
         if self._rounded is not None:
             self._rounded.unround()
-        resample(self.sae, self._moments(), x_BD, y_BE, dead_S, seed=self.config.seed + self.step)
+        residual_BE = self._residual(x_BD, y_BE)
+        resample(self.sae, self._moments(), x_BD, residual_BE, dead_S, seed=self.config.seed + self.step)
         if self._rounded is not None:
             self._rounded.take_over()
         self.tokens_since_fired_F[dead_S] = 0
-        self._tokens_at_resampling = self.tokens_trained
+
+    @torch.no_grad()
+    def _residual(self, x_BD: Tensor, y_BE: Tensor) -> Tensor:
+        parts = self._parts(x_BD, y_BE)
+        return torch.cat([part.y_BE - self.sae(part.x_BD, chosen=part.chosen).y_hat_BE for part in parts])
 
 
 def _under(prefix: str, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:

@@ -39,7 +39,7 @@ class Learner:
 
     def differentiate(self, batch_BW: Tensor) -> Loss:
         """What a step costs, without taking it."""
-        return self.trainer.differentiate(*self._split(batch_BW))[0]
+        return self.trainer.differentiate(*self._split(batch_BW)).loss
 
     def evaluate(self, held_out_NW: Tensor, batch_tokens: int) -> Evaluation:
         """Measure on tokens that were not trained on."""

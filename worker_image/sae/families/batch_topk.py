@@ -6,9 +6,9 @@ Shapes: B tokens, D = d_in, F = d_sae, N active positions.
 import torch
 from torch import Tensor
 
-from worker_image.sae.code import Code, Places, encode_above
+from worker_image.sae.code import Code, encode_above, encode_chosen
 from worker_image.sae.model import Sae
-from worker_image.sae.sparse import pre_at, select_batch_topk
+from worker_image.sae.sparse import Chosen, select_batch_topk
 
 
 class BatchTopKSae(Sae):
@@ -23,13 +23,13 @@ class BatchTopKSae(Sae):
         self.register_buffer("threshold", torch.full((), float("nan"), device=device))
 
     def encode(self, x_BD: Tensor, *, deployed: bool = False) -> Code:
-        return self._above_threshold(x_BD) if deployed else self._largest_of_batch(x_BD)
+        if deployed:
+            return self._above_threshold(x_BD)
+        return encode_chosen(x_BD, self.encoder_FD, self.b_enc_F, self.choose(x_BD))
 
-    def _largest_of_batch(self, x_BD: Tensor) -> Code:
+    def choose(self, x_BD: Tensor) -> Chosen:
         n_kept = self.config.k * len(x_BD)
-        pattern, found_N = select_batch_topk(x_BD, self.selecting_FD(), self.b_enc_F, n_kept)
-        pre_N = pre_at(x_BD, self.encoder_FD, self.b_enc_F, pattern, found_N)
-        return Code(torch.relu(pre_N), pre_N, Places((len(x_BD), self.config.d_sae), pattern))
+        return Chosen(*select_batch_topk(x_BD, self.selecting_FD(), self.b_enc_F, n_kept))
 
     def _above_threshold(self, x_BD: Tensor) -> Code:
         if self.threshold.isnan():

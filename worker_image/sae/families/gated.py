@@ -8,6 +8,7 @@ from torch import Tensor, nn
 
 from worker_image.sae.code import Code, encode_above
 from worker_image.sae.model import FamilyLoss, Output, Sae, mean_squared_error
+from worker_image.sae.whole_batch import WholeBatch
 
 
 class GatedSae(Sae):
@@ -30,14 +31,14 @@ class GatedSae(Sae):
         magnitude_P = projected_P * places.of_latents(self.r_mag_F.exp()) + places.of_latents(self.b_mag_F)
         return Code(torch.relu(magnitude_P) * (gate_P > 0), gate_P, places)
 
-    def losses(self, x_BD: Tensor, y_BE: Tensor, out: Output, dead_S: Tensor) -> FamilyLoss:
+    def losses(self, x_BD: Tensor, y_BE: Tensor, out: Output, dead_S: Tensor, whole: WholeBatch) -> FamilyLoss:
         gate_P = torch.relu(out.code.pre_P)
         frozen_BE = out.code.decode(self.W_dec_FE.detach(), gate_P) + self.b_dec_E.detach()
         if self.config.skip_connection:
             frozen_BE = frozen_BE + self.skipped(x_BD).detach()
         per_length = 1 / self.input_norm
         return FamilyLoss(
-            reconstruction=mean_squared_error(y_BE, out.y_hat_BE) * per_length**2,
-            sparsity=gate_P.sum() / len(x_BD) * per_length,
-            extra=mean_squared_error(y_BE, frozen_BE) * per_length**2,
+            reconstruction=mean_squared_error(y_BE, out.y_hat_BE, whole.tokens) * per_length**2,
+            sparsity=gate_P.sum() / whole.tokens * per_length,
+            extra=mean_squared_error(y_BE, frozen_BE, whole.tokens) * per_length**2,
         )

@@ -14,6 +14,7 @@ from worker_image.sae.config import DEFAULT_TARGET_L0, SaeConfig
 from worker_image.sae.metrics import fvu
 from worker_image.sae.model import FamilyLoss, Output, Sae, mean_squared_error
 from worker_image.sae.sparse import affine
+from worker_image.sae.whole_batch import WholeBatch
 
 _PRE_ACTIVATION_WEIGHT = 3e-6
 _TANH_STEEPNESS = 4.0
@@ -34,6 +35,7 @@ class JumpReluSae(Sae):
     def __init__(self, config: SaeConfig, device: torch.device | str = "cpu") -> None:
         self.unit_norm = config.is_quadratic
         self.initial_norm = 1.0 if config.is_quadratic else 0.1
+        self.aims_at_l0 = config.is_quadratic
         super().__init__(config, device)
 
     def add_parameters(self, device: torch.device | str) -> None:
@@ -73,26 +75,35 @@ class JumpReluSae(Sae):
         theta_P = places.of_latents(self.threshold_F)
         return Code(_JumpRelu.apply(pre_P, theta_P, self.bandwidth), pre_P, places)
 
-    def losses(self, x_BD: Tensor, y_BE: Tensor, out: Output, dead_S: Tensor) -> FamilyLoss:
+    def losses(self, x_BD: Tensor, y_BE: Tensor, out: Output, dead_S: Tensor, whole: WholeBatch) -> FamilyLoss:
         code = out.code
         if self.config.is_quadratic:
             theta_P = code.places.of_latents(self.threshold_F)
-            l0 = _Step.apply(code.pre_P, theta_P, self.bandwidth).sum() / len(x_BD)
-            target = self.config.target_l0 or DEFAULT_TARGET_L0
-            return FamilyLoss(fvu(y_BE, out.y_hat_BE), sparsity=(l0 / target - 1).square())
+            active = _Step.apply(code.pre_P, theta_P, self.bandwidth).sum()
+            missed = self._squared_miss(active, len(x_BD) / whole.tokens, whole)
+            return FamilyLoss(fvu(y_BE, out.y_hat_BE, whole.variance), sparsity=missed)
         norms_P = code.places.of_latents(self.decoder_norm_F)
         saturating_P = torch.tanh(_TANH_STEEPNESS * code.acts_P * norms_P * self._per_length)
         return FamilyLoss(
-            reconstruction=mean_squared_error(y_BE, out.y_hat_BE) * self._per_length**2,
-            sparsity=saturating_P.sum() / len(x_BD),
-            extra=self._pull_of_dead(x_BD, dead_S) if len(dead_S) else None,
+            reconstruction=mean_squared_error(y_BE, out.y_hat_BE, whole.tokens) * self._per_length**2,
+            sparsity=saturating_P.sum() / whole.tokens,
+            extra=self._pull_of_dead(x_BD, dead_S, whole.tokens) if len(dead_S) else None,
         )
 
-    def _pull_of_dead(self, x_BD: Tensor, dead_S: Tensor) -> Tensor:
+    def _squared_miss(self, active: Tensor, share: float, whole: WholeBatch) -> Tensor:
+        """(L0 / target - 1)^2 of the whole batch: what ``active`` latents of its ``share`` contribute."""
+        target = self.config.target_l0 or DEFAULT_TARGET_L0
+        miss = active / whole.tokens / target - share
+        if whole.l0 is None:
+            return miss.square()
+        # The parts' misses add up to the whole's, and so do these; each has the gradient of the square of that sum.
+        return (whole.l0 / target - 1) * (2 * miss - miss.detach())
+
+    def _pull_of_dead(self, x_BD: Tensor, dead_S: Tensor, tokens: int) -> Tensor:
         """How far dead latents stay below their thresholds, weighed by decoder norm, per token."""
         pre_BS = affine(self.centred(x_BD), self.encoder_FD[dead_S], self.b_enc_F[dead_S])
         missing_BS = torch.relu(self.threshold_F[dead_S] - pre_BS) * self.decoder_norm_F[dead_S]
-        return _PRE_ACTIVATION_WEIGHT * missing_BS.sum() / len(x_BD) * self._per_length
+        return _PRE_ACTIVATION_WEIGHT * missing_BS.sum() / tokens * self._per_length
 
 
 def _near(pre_P: Tensor, theta_P: Tensor, width: Tensor) -> Tensor:

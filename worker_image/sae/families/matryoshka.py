@@ -13,6 +13,7 @@ from worker_image.sae.families.batch_topk import BatchTopKSae
 from worker_image.sae.metrics import squared_error
 from worker_image.sae.model import FamilyLoss, Output
 from worker_image.sae.sparse import Pattern, decode
+from worker_image.sae.whole_batch import WholeBatch
 
 
 class MatryoshkaSae(BatchTopKSae):
@@ -24,10 +25,9 @@ class MatryoshkaSae(BatchTopKSae):
         shares = list(accumulate(self.config.matryoshka_fractions))
         return [round(share * self.config.d_sae) for share in shares[:-1]] + [self.config.d_sae]
 
-    def losses(self, x_BD: Tensor, y_BE: Tensor, out: Output, dead_S: Tensor) -> FamilyLoss:
-        variance = squared_error(y_BE, y_BE.mean(0))
+    def losses(self, x_BD: Tensor, y_BE: Tensor, out: Output, dead_S: Tensor, whole: WholeBatch) -> FamilyLoss:
         errors_G = torch.stack([squared_error(y_BE, y_hat_BE) for y_hat_BE in self.nested(x_BD, out.code)])
-        return FamilyLoss(errors_G.mean() / variance)
+        return FamilyLoss(errors_G.mean() / whole.variance)
 
     def nested(self, x_BD: Tensor, code: Code) -> list[Tensor]:
         """The reconstruction with the first group, the first two, and so on: G times (B, E)."""

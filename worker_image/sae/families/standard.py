@@ -11,6 +11,7 @@ from torch import Tensor
 from worker_image.sae.code import Code, encode_above
 from worker_image.sae.config import SaeConfig
 from worker_image.sae.model import FamilyLoss, Output, Sae, mean_squared_error
+from worker_image.sae.whole_batch import WholeBatch
 
 
 class StandardSae(Sae):
@@ -32,7 +33,7 @@ class StandardSae(Sae):
         pre_P, places = encode_above(x_BD, self.encoder_FD, self.b_enc_F, floor_F, self.selecting_FD(deployed=deployed))
         return Code(torch.relu(pre_P), pre_P, places)
 
-    def losses(self, x_BD: Tensor, y_BE: Tensor, out: Output, dead_S: Tensor) -> FamilyLoss:
+    def losses(self, x_BD: Tensor, y_BE: Tensor, out: Output, dead_S: Tensor, whole: WholeBatch) -> FamilyLoss:
         code = out.code
         size = 1.0 if self.unit_norm else math.sqrt(self.config.d_in)
         per_length = size / self.input_norm
@@ -40,6 +41,6 @@ class StandardSae(Sae):
         if not self.unit_norm:
             penalised_P = penalised_P * code.places.of_latents(self.decoder_norm_F)
         return FamilyLoss(
-            reconstruction=mean_squared_error(y_BE, out.y_hat_BE) * per_length**2,
-            sparsity=penalised_P.sum() / len(x_BD) * per_length,
+            reconstruction=mean_squared_error(y_BE, out.y_hat_BE, whole.tokens) * per_length**2,
+            sparsity=penalised_P.sum() / whole.tokens * per_length,
         )

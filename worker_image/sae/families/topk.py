@@ -10,6 +10,7 @@ from worker_image.sae.code import Code, Places
 from worker_image.sae.metrics import fvu
 from worker_image.sae.model import FamilyLoss, Output, Sae
 from worker_image.sae.sparse import pre_at, select_topk
+from worker_image.sae.whole_batch import WholeBatch
 
 _MULTI = 4
 """Multi-TopK learns the reconstruction from this many times k latents too, ..."""
@@ -35,9 +36,9 @@ class TopKSae(Sae):
             acts_N = acts_N * kept_BP.view(-1)
         return Code(acts_N, pre_N, Places((len(x_BD), d_sae), pattern))
 
-    def losses(self, x_BD: Tensor, y_BE: Tensor, out: Output, dead_S: Tensor) -> FamilyLoss:
-        reconstruction = fvu(y_BE, out.y_hat_BE)
+    def losses(self, x_BD: Tensor, y_BE: Tensor, out: Output, dead_S: Tensor, whole: WholeBatch) -> FamilyLoss:
+        reconstruction = fvu(y_BE, out.y_hat_BE, whole.variance)
         if not self.config.multi_topk:
             return FamilyLoss(reconstruction)
         y_hat_BE = self.complete(x_BD, out.code.decode(self.W_dec_FE, torch.relu(out.code.pre_P)))
-        return FamilyLoss(reconstruction, extra=_MULTI_WEIGHT * fvu(y_BE, y_hat_BE))
+        return FamilyLoss(reconstruction, extra=_MULTI_WEIGHT * fvu(y_BE, y_hat_BE, whole.variance))

@@ -12,6 +12,7 @@ from worker_image.sae.families import build_sae
 from worker_image.sae.families.batch_topk import BatchTopKSae
 from worker_image.sae.families.matryoshka import MatryoshkaSae
 from worker_image.sae.trainer import Trainer
+from worker_image.sae.whole_batch import WholeBatch
 
 X = torch.tensor([[3.0, 1.0], [0.5, 2.0]])
 
@@ -136,7 +137,7 @@ def test_recipes_hold_for_activations_of_any_size() -> None:
             sae, x = build_sae(config).double(), size * tokens()
             sae.centre(x, x)
             out = sae(x)
-            found = sae.losses(x, x, out, torch.tensor([], dtype=torch.int64))
+            found = sae.losses(x, x, out, torch.tensor([], dtype=torch.int64), WholeBatch(x))
             losses.append([found.reconstruction.item(), found.sparsity.item(), out.code.l0.item()])
         assert losses[0] == pytest.approx(losses[1], rel=1e-6), name
 

@@ -13,6 +13,7 @@ from worker_image.sae.families import build_sae
 from worker_image.sae.losses import Coefficients, loss_of
 from worker_image.sae.metrics import fvu
 from worker_image.sae.model import Sae
+from worker_image.sae.whole_batch import WholeBatch
 
 NONE_DEAD = torch.tensor([], dtype=torch.int64)
 COEFFICIENT = 0.3
@@ -141,7 +142,9 @@ def test_auxk_is_scaled_by_the_share_of_dead_latents_it_asked_for() -> None:
 def test_a_residual_without_variance_gives_no_auxk_and_no_nan() -> None:
     sae = small_sae()
     x = tokens(1).expand(4, 6)  # one token four times: every residual is the same
-    assert auxk_loss(sae, x, x, replace(sae(x), y_hat_BE=x + 1.0), torch.tensor([2, 7])).item() == 0
+    loss = auxk_loss(sae, x, x, replace(sae(x), y_hat_BE=x + 1.0), torch.tensor([2, 7]))
+    assert loss.item() == 0
+    assert all(gradient is None or gradient.eq(0).all() for gradient in gradients_of(sae, loss))
 
 
 def test_alpha_zero_turns_auxk_off() -> None:
@@ -177,7 +180,7 @@ def test_jumprelu_estimates_the_threshold_gradient_worked_by_hand() -> None:
             weight.fill_(1.0)
     # Pre-activations 0.9 and 1.1 are within 0.25 of the threshold 1, 3 is not; L0 is 2/3, so the loss is 1/9.
     x = torch.tensor([[0.9], [1.1], [3.0]])
-    loss = sae.losses(x, x, sae(x), NONE_DEAD).sparsity
+    loss = sae.losses(x, x, sae(x), NONE_DEAD, WholeBatch(x)).sparsity
     assert loss is not None
     assert loss.item() == pytest.approx(1 / 9)
     # d loss / d L0 = 2 (2/3 - 1); d L0 / d theta = -(1/0.5) * 2/3, and theta's derivative by its logarithm is 1.

@@ -1,13 +1,15 @@
 """A step's extras: parts of a batch, skipped steps, 8-bit weights, gradient statistics, and resuming with them."""
 
-from dataclasses import replace
+from dataclasses import fields, replace
 
 import pytest
 import torch
 from torch import Tensor
 
+from tests.unit.worker_image.sae.test_losses import FAMILIES, WIRINGS
 from worker_image.sae.config import SaeConfig
 from worker_image.sae.gradients import gradient_statistics, unmoved_shares
+from worker_image.sae.losses import Loss
 from worker_image.sae.precision import RoundedWeights, rounded
 from worker_image.sae.trainer import MOST_HALVINGS, Trainer
 
@@ -25,9 +27,60 @@ def assert_same(one: Trainer, other: Trainer) -> None:
         torch.testing.assert_close(weight, other.sae.state_dict()[name], equal_nan=True, msg=name)
 
 
+DEAD = range(5, 15)
+
+
+def half_dead(**changes: object) -> Trainer:
+    """In float64, with ten of its latents dead."""
+    made = trainer(auxk_k=4, auxk_alpha=0.5, dead_after_tokens=1000, **changes)
+    drawn = torch.Generator().manual_seed(1)
+    with torch.no_grad():
+        for parameter in made.sae.double().parameters():
+            parameter += 0.1 * torch.randn(parameter.shape, generator=drawn)
+        made.sae.input_norm.fill_(1.7)
+    made.tokens_since_fired_F[list(DEAD)] = 1000
+    return made
+
+
+def gradients(made: Trainer) -> dict[str, Tensor]:
+    return {name: p.grad for name, p in made.sae.named_parameters() if p.grad is not None}
+
+
+@pytest.mark.parametrize("size", [24, 8, 1])
+@pytest.mark.parametrize("policy", ["none", "auxk", "ghost"])
+@pytest.mark.parametrize("family", FAMILIES)
+def test_the_gradient_of_a_batch_does_not_depend_on_its_parts(family: str, policy: str, size: int) -> None:
+    whole, parts = (half_dead(**FAMILIES[family], dead_latents=policy, micro_batch_size=each) for each in (None, size))
+    x = tokens().double() + torch.linspace(0, 2, 64).unsqueeze(1)  # parts differ in mean and size
+    seen = [made.differentiate(x, measure=True) for made in (whole, parts)]
+    wanted, found = gradients(whole), gradients(parts)
+    assert wanted.keys() == found.keys()
+    for name in wanted:
+        torch.testing.assert_close(found[name], wanted[name], rtol=1e-10, atol=1e-12, msg=name)
+    assert torch.equal(seen[0].fired_F, seen[1].fired_F)
+    assert seen[0].l0.item() == pytest.approx(seen[1].l0.item(), rel=1e-6)
+    for each in fields(Loss):
+        one, other = (getattr(it.loss, each.name) for it in seen)
+        assert (one is None) == (other is None)
+        if one is not None:
+            torch.testing.assert_close(other, one, rtol=1e-10, atol=1e-12, msg=each.name)
+
+
+@pytest.mark.parametrize("wiring", [name for name in WIRINGS if name != "autoencoder"])
+@pytest.mark.parametrize("family", ["batch_topk", "jumprelu quadratic"])
+def test_nor_in_any_wiring(family: str, wiring: str) -> None:
+    wired = FAMILIES[family] | WIRINGS[wiring]
+    whole, parts = (half_dead(**wired, dead_latents="auxk", micro_batch_size=each) for each in (None, 24))
+    x = tokens().double()
+    y = tokens(seed=4).double()[:, :4] if whole.config.is_transcoder else x
+    for made in (whole, parts):
+        made.differentiate(x, y)
+    for name, wanted in gradients(whole).items():
+        torch.testing.assert_close(gradients(parts)[name], wanted, rtol=1e-10, atol=1e-12, msg=name)
+
+
 @pytest.mark.parametrize("family", ["standard", "gated"])
 def test_a_batch_in_parts_makes_the_same_step_as_at_once(family: str) -> None:
-    # Losses that are means over tokens: nothing in them is relative to the batch.
     whole, parts = (trainer(family=family, micro_batch_size=size) for size in (None, 24))
     outcomes = [made.train_step(tokens(), measure=True) for made in (whole, parts)]
     assert_same(whole, parts)
@@ -59,6 +112,27 @@ def test_out_of_memory_the_part_is_halved_and_the_batch_kept() -> None:
     assert (made.micro_batch_size, made.step, made.tokens_trained) == (16, 1, 64)
     asked.train_step(tokens())
     assert_same(made, asked)
+
+
+@pytest.mark.parametrize("family", ["topk", "batch_topk", "gated"])
+def test_latents_are_resampled_without_holding_the_whole_batch_at_once(family: str) -> None:
+    resampling = {"family": family, "dead_latents": "resample", "dead_after_tokens": 64, "k": 1}
+    made, roomy = trainer(micro_batch_size=16, **resampling), trainer(micro_batch_size=16, **resampling)
+    memory = ShortOfMemory(made, most=16)
+    for each in (made, roomy):
+        with torch.no_grad():
+            each.sae.b_enc_F[8:] = -10.0
+        each.train_step(tokens())
+    assert set(memory.sizes) == {16}
+    assert made.tokens_since_fired_F[8:].eq(0).all()
+    assert_same(made, roomy)
+
+
+def test_a_probe_of_what_a_step_costs_is_taken_in_parts_as_the_step_is() -> None:
+    made = trainer(micro_batch_size=16)
+    memory = ShortOfMemory(made, most=16)
+    made.differentiate(tokens())
+    assert memory.sizes == [16, 16, 16, 16]
 
 
 def test_after_three_halvings_nothing_is_tried_any_more_and_nothing_was_learned() -> None:

@@ -59,8 +59,7 @@ def test_the_first_adam_step_moves_each_weight_by_the_learning_rate(optimizer: s
 def test_weight_decay_shrinks_weights_that_have_no_gradient() -> None:
     made = trainer(optimizer="adamw", weight_decay=0.5, k=1)
     before = made.sae.W_enc_FD.detach().clone()
-    _, out = made.differentiate(tokens(1))
-    silent = (~out.code.fired_F).nonzero().squeeze(1)
+    silent = (~made.differentiate(tokens(1)).fired_F).nonzero().squeeze(1)
     assert len(silent) == 23
     made.train_step(tokens(1))
     torch.testing.assert_close(made.sae.W_enc_FD.detach()[silent], before[silent] * (1 - 1e-2 * 0.5))
@@ -77,8 +76,7 @@ def test_clipping_limits_what_the_optimiser_sees() -> None:
 
 def test_tokens_since_fired_are_counted_exactly() -> None:
     made = trainer(k=1)
-    _, out = made.differentiate(tokens(10))
-    fired = set(out.code.fired_F.nonzero().squeeze(1).tolist())
+    fired = set(made.differentiate(tokens(10)).fired_F.nonzero().squeeze(1).tolist())
     made.train_step(tokens(10))
     assert [count == 0 for count in made.tokens_since_fired_F.tolist()] == [latent in fired for latent in range(24)]
     assert set(made.tokens_since_fired_F.tolist()) == {0, 10}
