@@ -3,6 +3,7 @@
 Shapes: B tokens of a batch, N tokens in all, D = d_in, E = width_out, F = d_sae.
 """
 
+import math
 from collections.abc import Iterable
 from dataclasses import dataclass
 
@@ -30,6 +31,8 @@ class Evaluation:
     tokens: int
     loss: float | None = None
     """What training minimises, dead latents left alone; None where no weights were given."""
+    is_finite: bool = True
+    """Whether each reconstruction was, as far as the tokens are."""
 
     @property
     def explained_variance(self) -> float:
@@ -42,6 +45,8 @@ class Evaluation:
             "fvu": self.fvu,
             "explained_variance": self.explained_variance,
             "l0": self.l0,
+            "l0_share": self.l0 / len(self.firings_F),
+            "dead_share": 1.0 - self.fired / len(self.firings_F),
             "dense_share": self.dense_share,
         }
         return found if self.loss is None else found | {"loss": self.loss}
@@ -100,4 +105,5 @@ def evaluate(
         firings_F=firings_F,
         tokens=tokens,
         loss=None if weights is None else loss / tokens,
+        is_finite=math.isfinite(error) or not math.isfinite(variance),
     )

@@ -137,6 +137,13 @@ class Trainer:
         return None if self._last_loss is None else self._last_loss.item()
 
     @property
+    def lost_parameter(self) -> str | None:
+        """Name of a parameter that is not finite; None where all are."""
+        # One sum instead of a look at each entry: it is finite only if all are.
+        sums = {name: parameter.detach().sum() for name, parameter in self.sae.named_parameters()}
+        return next((name for name, total in sums.items() if not total.isfinite()), None)
+
+    @property
     def dead_count(self) -> int:
         """Dead latents, see ``dead_latents``; 0 before the first step."""
         if not self.tokens_trained:

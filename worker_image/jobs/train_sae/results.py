@@ -77,7 +77,8 @@ def _results(learner: Learner, measured: Evaluation | None) -> Results:
         "tokens": trainer.tokens_trained,
     }
     if measured is not None:
-        found |= measured.values() | {"held_out_tokens": measured.tokens, "held_out_latents": measured.fired}
+        # Training saw more tokens than were held out, so its dead are the dead.
+        found = measured.values() | {"held_out_tokens": measured.tokens, "held_out_latents": measured.fired} | found
     if trainer.last_loss is not None:
         found["train_loss"] = trainer.last_loss
     return found

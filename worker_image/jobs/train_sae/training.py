@@ -300,23 +300,38 @@ class Training:
         self.curves.add(step, values)
         self.run.metrics(step, values)
 
-    def _check_finite(self) -> None:
+    def _check_finite(self, *, weights: bool = False) -> None:
         """No more time is spent on weights that are lost, and no checkpoint to continue from is written.
 
+        ``weights``: look at them too, and at what held-out tokens showed of them. A step's loss is that of the weights
+        before it.
+
         Raises:
-            UserError: a loss is not finite; how it came to that is kept as ``anomaly_<step>``.
+            UserError: something is not finite; how it came to that is kept as ``anomaly_<step>``.
         """
-        lost = [learner for learner in self.learners if not math.isfinite(learner.trainer.last_loss or 0.0)]
-        if not lost:
+        if (found := self._lost(weights=weights)) is None:
             return
+        lost, what = found
         self.checkpoints.save_and_wait(self._moment, partial(self._state, "anomaly"), self.params, "anomaly")
-        good, which = self.checkpoints.newest, f" of {lost[0].label}" if lost[0].label else ""
+        good, which = self.checkpoints.newest, f" of {lost.label}" if lost.label else ""
         raise UserError(
             "lr",
-            f"the loss{which} is no longer finite at step {self.step}",
-            f"lower lr (it is {lost[0].trainer.peak_lr:g}) or set grad_clip, e.g. to 1"
+            f"the {what}{which} is no longer finite at step {self.step}",
+            f"lower lr (it is {lost.trainer.peak_lr:g}) or set grad_clip, e.g. to 1"
             + (f", and restart from {good}: nothing before it is lost" if good else ""),
         )
+
+    def _lost(self, *, weights: bool) -> tuple[Learner, str] | None:
+        """The first learner with something that is not finite, and what that is."""
+        measured = self._measured[1] if self._measured and self._measured[0] == self._moment else []
+        for index, learner in enumerate(self.learners):
+            if not math.isfinite(learner.trainer.last_loss or 0.0):
+                return learner, "loss"
+            if weights and (name := learner.trainer.lost_parameter) is not None:
+                return learner, f"parameter {name}"
+            if weights and measured and not measured[index].is_finite:
+                return learner, "reconstruction of held-out tokens"
+        return None
 
     def _progress(self, phase: str, done: int, total: int, unit: str, rate_per_s: float | None) -> None:
         self.run.emit(
@@ -421,12 +436,12 @@ class Training:
 
     def _save(self, reason: Reason, command: Instruction | None = None) -> None:
         """Have a checkpoint written beside training; it is announced, and ``command`` answered, once it is on disk."""
-        self._check_finite()
+        self._check_finite(weights=True)
         self.checkpoints.save(self._moment, partial(self._state, "step"), self.params, reason, command)
 
     def _save_and_wait(self, reason: Reason) -> str:
         """Write a checkpoint, announce it, return its name."""
-        self._check_finite()
+        self._check_finite(weights=True)
         return self.checkpoints.save_and_wait(self._moment, partial(self._state, "step"), self.params, reason)
 
     def _state(self, kind: Kind) -> CheckpointState:

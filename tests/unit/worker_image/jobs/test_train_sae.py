@@ -200,6 +200,24 @@ def test_a_lost_step_is_skipped_where_there_is_patience(job: Job, monkeypatch: p
     assert ("warning", "step 8 was skipped: its loss is not finite") in run.lines
 
 
+@pytest.mark.parametrize("every", [8, None])
+def test_weights_that_were_lost_in_a_step_of_finite_loss_are_no_checkpoint_to_continue_from(
+    job: Job, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, every: int | None
+) -> None:
+    def losing(self: Trainer, x: torch.Tensor, y: torch.Tensor | None = None, *, measure: bool = False) -> StepOutcome:
+        hook = self.sae.W_dec_FE.register_hook(lambda gradient: gradient * (torch.inf if self.step == 7 else 1))
+        try:
+            return learn(self, x, y, measure=measure)
+        finally:
+            hook.remove()
+
+    learn = Trainer.train_step
+    monkeypatch.setattr(Trainer, "train_step", losing)
+    with pytest.raises(UserError, match=r"parameter W_dec_FE is no longer finite at step 8"):
+        job(script=once_at(8, pause()), checkpoint_every_steps=every, nan_patience=0)
+    assert {path.name for path in (tmp_path / "run" / "checkpoints").iterdir()} == {"anomaly_8"}
+
+
 def test_the_same_seed_gives_the_same_weights_and_another_does_not(job: Job) -> None:
     first, second, third = job("first"), job("second"), job("third", seed=1)
     assert_same_weights(first, second)
@@ -470,7 +488,7 @@ def test_a_loss_that_is_lost_ends_the_job_and_leaves_only_good_checkpoints_to_co
     for path in checkpoints_in(folder):
         assert all(tensor.isfinite().all() for tensor in load_checkpoint(path).saes[0].weights.values())
     [anomaly] = folder.glob("anomaly_*")
-    assert load_checkpoint(anomaly).loss is None
+    assert anomaly.name == "anomaly_4", "weights show it a step before the loss does"
 
 
 def test_the_report_tells_what_came_out_how_it_went_and_what_was_changed(job: Job) -> None:

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from worker_image.sae.config import SaeConfig
-from worker_image.sae.evaluation import evaluate
+from worker_image.sae.evaluation import Evaluation, evaluate
 from worker_image.sae.losses import Coefficients, loss_of
 from worker_image.sae.trainer import Trainer
 
@@ -33,3 +33,18 @@ def test_without_weights_there_is_no_loss_to_tell() -> None:
     found = evaluate(trainer.sae, torch.randn(8, 4), 8)
     assert found.loss is None
     assert "loss" not in found.values()
+
+
+def test_shares_of_latents_worked_by_hand() -> None:
+    # Two of four latents fire: one for every token, one for a single one.
+    values = Evaluation(fvu=0.5, l0=1.25, firings_F=torch.tensor([4, 0, 1, 0]), tokens=4).values()
+    assert (values["l0_share"], values["dead_share"]) == (1.25 / 4, 0.5)
+
+
+def test_reconstructions_that_are_not_finite_are_told_from_tokens_that_vary_in_nothing() -> None:
+    trainer = Trainer(SaeConfig(d_in=4, d_sae=8, k=2))
+    assert evaluate(trainer.sae, torch.ones(1, 4), 8).is_finite
+    with torch.no_grad():
+        trainer.sae.W_dec_FE.fill_(torch.inf)
+    assert not evaluate(trainer.sae, torch.randn(8, 4), 8).is_finite
+    assert evaluate(trainer.sae, torch.full((8, 4), torch.nan), 8).is_finite
