@@ -133,7 +133,7 @@ class Settings(ClientSettings):
     """Seconds after which a container of this home that belongs to no known job is removed."""
     poll_s: float = Field(default=0.25, gt=0, le=60)
     """Seconds between looks at what runs, where the engine does not tell of changes by itself."""
-    sample_s: float = Field(default=5.0, gt=0, le=3600)
+    sample_s: float = Field(default=2.0, gt=0, le=3600)
     """Seconds between looks at what running jobs use of CPU, memory and GPUs."""
     min_free_mb: int = Field(default=2048, ge=0, le=1_073_741_824)
     """MiB that must be free under <home> for a new attempt to start; what runs goes on."""

@@ -5,8 +5,12 @@ with a half-life. Only ended attempts are kept as a sum; those that run are adde
 has to be written while they run.
 """
 
+from collections.abc import Iterable
+from datetime import datetime
 from math import exp2, log
 from typing import Final
+
+from orchestrator.domain import Attempt
 
 HALF_LIFE_S: Final = 86_400.0
 """Time after which past use counts half, unless the settings say otherwise."""
@@ -30,3 +34,12 @@ def accrued(per_second: float, ran_s: float, half_life_s: float) -> float:
     """Use of something that began ``ran_s`` ago and goes on, decayed while it went: the integral in closed form."""
     rate = log(2) / half_life_s
     return per_second * (1 - exp2(-max(ran_s, 0.0) / half_life_s)) / rate
+
+
+def gpu_hours(attempts: Iterable[Attempt], now: datetime) -> float:
+    """Hours that attempts had GPUs for, up to now, each GPU counted; a shared one counts as a whole one."""
+    return sum(
+        len(attempt.gpus) * ((attempt.ended_at or now) - attempt.started_at).total_seconds() / 3600
+        for attempt in attempts
+        if attempt.started_at is not None
+    )

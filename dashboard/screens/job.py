@@ -19,7 +19,7 @@ from orchestrator.views import ArtifactView, AttemptView, EventView, JobDetail
 
 TICK_S = 1
 SLOW_TICK_S = 3
-RESOURCE_TICK_S = 5
+RESOURCE_TICK_S = 2
 SIDE_HEIGHT_PX = 308
 MOST_EVENTS_SHOWN = 200
 EVENT_PAGES_PER_TICK = 20
@@ -204,7 +204,11 @@ def attempts(job: JobDetail) -> str:
         ]
 
     headers = ["#no.", "ended", "#exit", "started", "#ran for", "where", "GPUs"]
-    return markup.table(headers, map(row, reversed(job.attempt_list)), label="Attempts")
+    table = markup.table(headers, map(row, reversed(job.attempt_list)), label="Attempts")
+    if not job.gpu_hours:
+        return table
+    used = [("GPU hours", f"{job.gpu_hours:.2f}"), *([("cost", f"{job.cost:.2f}")] if job.cost is not None else [])]
+    return table + markup.section("Used so far") + markup.pairs(used)
 
 
 def checkpoints(client: Client, job: JobDetail) -> str:

@@ -5,6 +5,7 @@ import json
 import os
 from contextlib import suppress
 from dataclasses import asdict
+from datetime import UTC, datetime
 from pathlib import PurePath
 from typing import Annotated, Any, Literal
 from uuid import UUID
@@ -27,6 +28,7 @@ from orchestrator.intake import admit, cloned, job_type_name, parse_params
 from orchestrator.shelf import reference_to
 from orchestrator.store import MAX_STEP, JobFilter
 from orchestrator.store.paging import NEWEST_FIRST, WITH_CURSOR, Cursor, Sort
+from orchestrator.usage import gpu_hours
 from orchestrator.views import (
     ArtifactView,
     AttemptView,
@@ -455,9 +457,12 @@ async def _detail(orchestrator: State, job: Job) -> JobDetail:
     # Commands are for an attempt, so a job that never had one has neither.
     attempts = await orchestrator.store.attempts(job.id) if job.attempts else []
     commands = await orchestrator.store.commands(job.id) if job.attempts else []
+    hours, price = gpu_hours(attempts, datetime.now(UTC)), orchestrator.settings.gpu_hour_price
     return JobDetail(
         **_fields(orchestrator, job, waits.get(job.id)),
         attempt_list=[AttemptView.of(item) for item in attempts],
         commands=[CommandView.model_validate(item) for item in commands],
         available_actions=available_actions(job),
+        gpu_hours=round(hours, 4),
+        cost=round(hours * price, 4) if price and hours else None,
     )

@@ -309,12 +309,18 @@ def _facts(job: JobDetail) -> list[tuple[str, str | Text]]:
         ("metrics", _pairs(job.metrics or {})),
         ("results", _pairs(job.results or {})),
         *(("attempt", _attempt_line(attempt)) for attempt in job.attempt_list),
+        ("used", _used(job)),
         *(("command", f"{told.type}  {told.status}  {told.detail}".rstrip()) for told in job.commands),
         ("log", job.log_path or ""),
         ("result", job.result_path or ""),
         ("possible", ", ".join(job.available_actions)),
     ]
     return [(name, value) for name, value in facts if value]
+
+
+def _used(job: JobDetail) -> str:
+    cost = "" if job.cost is None else f", which cost {job.cost:.2f}"
+    return f"{job.gpu_hours:.2f} GPU hours{cost}" if job.gpu_hours else ""
 
 
 def _attempt_line(attempt: AttemptView) -> str:

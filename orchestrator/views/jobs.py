@@ -128,6 +128,10 @@ class JobDetail(JobView):
     commands: list[CommandView]
     available_actions: list[str]
     """Actions the job's state allows now: cancel, pause, resume, stop, checkpoint, restart, purge."""
+    gpu_hours: float = 0.0
+    """That its attempts have run so far, times their GPUs."""
+    cost: float | None = None
+    """Of these hours, in the currency of SAEFORGE_GPU_HOUR_PRICE; empty when that is not set, or it had no GPU."""
 
 
 class JobPage(View):

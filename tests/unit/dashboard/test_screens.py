@@ -435,3 +435,13 @@ def test_a_features_job_shows_its_features(open_page: OpenPage, fake: FakeClient
     assert "peak word" in html
     assert "Latent 9" in html
     assert ("features", (0, "-density")) in fake.calls
+
+
+def test_a_job_tells_the_gpu_hours_it_took_and_what_they_cost(open_page: OpenPage, fake: FakeClient) -> None:
+    attempt = {
+        "number": 1, "executor": "docker", "handle": "c1", "gpus": ["GPU-a"], "resume_from": None, "created_at": NOW,
+        "started_at": NOW, "ended_at": None, "exit_code": None, "end_reason": None, "detail": None,
+    }  # fmt: skip
+    html = html_of(open_page("job", job=hold(fake, attempt_list=[attempt], gpu_hours=2.5, cost=7.5)))
+    assert "<dt>GPU hours</dt><dd>2.50</dd>" in html
+    assert "<dt>cost</dt><dd>7.50</dd>" in html

@@ -569,3 +569,9 @@ def test_resources_are_shown_with_the_moments_of_their_extremes(monkeypatch: pyt
     answer = Answer(body={"items": [], "total": 30, "series": [stats_json("cpu_cores") | moments]})
     result, _ = run(monkeypatch, ["metrics", str(JOB), "--resources"], answer)
     assert "cpu_cores" in result.stdout
+
+
+def test_what_a_job_took_is_told_with_what_it_cost(monkeypatch: pytest.MonkeyPatch) -> None:
+    nothing = Answer(body=[])
+    result, _ = run(monkeypatch, ["show", str(JOB)], Answer(body=job_json(gpu_hours=2.5, cost=7.5)), nothing, nothing)
+    assert "2.50 GPU hours, which cost 7.50" in result.stdout
