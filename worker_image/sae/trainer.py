@@ -252,13 +252,15 @@ class Trainer:
         """Move the weights along the gradients that are there; return the gradient's norm and statistics, if due."""
         if self._rounded is not None:
             self._rounded.unround()
+        statistics, before = self._look_at_gradients()
         if self.sae.holds_unit_norm:
             self.sae.remove_parallel_gradient()
-        grad_norm = None
-        if self.config.grad_clip is not None or measure:
-            limit = self.config.grad_clip if self.config.grad_clip is not None else float("inf")
-            grad_norm = torch.nn.utils.clip_grad_norm_(self.sae.parameters(), limit)
-        statistics, before = self._look_at_gradients()
+        clip, grad_norm = self.config.grad_clip, None
+        if clip is not None or measure:
+            gradients = [parameter.grad for parameter in self.sae.parameters() if parameter.grad is not None]
+            grad_norm = torch.nn.utils.get_total_norm(gradients)
+        if clip is not None and grad_norm is not None:
+            torch.nn.utils.clip_grads_with_norm_(self.sae.parameters(), clip, grad_norm)
         for group in self._optimizer.param_groups:
             group["lr"] = lr * group["rate_scale"]
         self._optimizer.step()
@@ -273,7 +275,7 @@ class Trainer:
         return grad_norm, statistics
 
     def _look_at_gradients(self) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
-        """Statistics of the gradients, and the weights before the step; both empty unless they are due."""
+        """Statistics of the loss's own gradients, and the weights before the step; both empty unless they are due."""
         every = self.config.gradient_statistics_every_steps
         if every is None:
             return {}, {}

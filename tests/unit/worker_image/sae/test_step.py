@@ -237,6 +237,28 @@ def test_gradient_statistics_worked_by_hand() -> None:
     assert unmoved["weight/w/unmoved_share"] == 0.5
 
 
+@pytest.mark.parametrize("size", [1.0, 1e30], ids=["ordinary", "finite entries of infinite norm"])
+def test_measuring_a_step_moves_no_weight(size: float) -> None:
+    measured, plain = trainer(optimizer="signum"), trainer(optimizer="signum")
+    for made in (measured, plain):
+        made.sae.W_enc_FD.register_hook(lambda gradient: gradient * size)
+    outcome = measured.train_step(tokens(), measure=True)
+    plain.train_step(tokens())
+    assert outcome.grad_norm is not None
+    assert outcome.grad_norm.isfinite() == (size == 1.0)
+    for name, weight in plain.sae.state_dict().items():
+        assert weight.isfinite().all()
+        assert torch.equal(weight, measured.sae.state_dict()[name]), name
+
+
+def test_statistics_are_of_the_loss_not_of_what_clipping_and_unit_norms_leave_of_its_gradient() -> None:
+    made = trainer(gradient_statistics_every_steps=1, grad_clip=1e-3)
+    made.differentiate(tokens())
+    norms = {name: gradient.norm().item() for name, gradient in gradients(made).items()}
+    found = made.train_step(tokens()).values()
+    assert {name: found[f"grad/{name}/l2"] for name in norms} == pytest.approx(norms)
+
+
 def test_statistics_come_when_they_are_due_and_change_nothing() -> None:
     looked, plain = trainer(gradient_statistics_every_steps=2), trainer()
     outcomes = [looked.train_step(tokens(seed=step)) for step in range(4)]
