@@ -85,8 +85,9 @@ def resample(
     2023).
 
     Tokens are drawn with probability in proportion to their squared error. The latent decodes to the token's residual
-    direction and looks for its input's; its optimiser moments (``moments``: parameter name -> name -> (F, ...)) and
-    bias start afresh. ``residual_BE`` is that of the whole batch. The draw depends on ``seed`` alone.
+    direction and looks for its input's; its bias, what its family gives it besides, and its optimiser moments
+    (``moments``: parameter name -> name -> (F, ...)) start afresh. ``residual_BE`` is that of the whole batch. The draw
+    depends on ``seed`` alone.
     """
     error_B = residual_BE.square().sum(1).double().cpu()
     if not error_B.isfinite().all() or error_B.sum() == 0:
@@ -100,12 +101,13 @@ def resample(
     length = lengths_F[alive_F].mean() if alive_F.any() else lengths_F.mean()
     W_dec_FE[dead_S] = functional.normalize(residual_BE[drawn_S], dim=1) * sae.initial_norm
     if not sae.config.tied_weights:
-        W_enc_FD[dead_S] = functional.normalize(sae.centred(x_BD)[drawn_S], dim=1) * length * _RESAMPLED_ENCODER_NORM
+        mean_D = x_BD.mean(0) if sae.config.is_transcoder else sae.b_dec_E
+        sought_SD = functional.normalize(x_BD[drawn_S] - mean_D, dim=1)
+        W_enc_FD[dead_S] = sought_SD * length * _RESAMPLED_ENCODER_NORM
+    sae.restart(dead_S, x_BD)
     for name, parameter in sae.named_parameters():
         if len(parameter) != sae.config.d_sae or name.endswith(("_D", "_E", "_ED")):
             continue
-        if name == "b_enc_F":
-            parameter[dead_S] = 0
         for moment in moments.get(name, {}).values():
             if moment.shape == parameter.shape:
                 moment[dead_S] = 0

@@ -172,6 +172,15 @@ class Sae(nn.Module, ABC):
         self.input_norm.copy_(torch.where(norm > 0, norm, 1.0))
 
     @torch.no_grad()
+    def restart(self, latents_S: Tensor, x_BD: Tensor) -> None:
+        """Set all but the weights of these latents as at the start, for activations ``x_BD``, which are not centred."""
+        if self.config.is_transcoder:
+            # Nothing is taken off its input: a bias of 0 would have them fire at all tokens or none.
+            self.b_enc_F[latents_S] = -(self.encoder_FD[latents_S] @ x_BD.mean(0))
+        else:
+            self.b_enc_F[latents_S] = 0
+
+    @torch.no_grad()
     def normalise_decoder(self) -> None:
         """Scale every decoder row to length 1."""
         self.W_dec_FE /= self.W_dec_FE.norm(dim=1, keepdim=True).clamp_min(torch.finfo(self.W_dec_FE.dtype).eps)

@@ -22,6 +22,18 @@ class GatedSae(Sae):
         self.r_mag_F = nn.Parameter(torch.zeros(self.config.d_sae, device=device))
         self.b_mag_F = nn.Parameter(torch.zeros(self.config.d_sae, device=device))
 
+    @torch.no_grad()
+    def centre(self, x_BD: Tensor, y_BE: Tensor) -> None:
+        super().centre(x_BD, y_BE)
+        # What a transcoder's gate takes off its input, its magnitudes take off too.
+        self.b_mag_F.copy_(self.b_enc_F)
+
+    @torch.no_grad()
+    def restart(self, latents_S: Tensor, x_BD: Tensor) -> None:
+        super().restart(latents_S, x_BD)
+        self.r_mag_F[latents_S] = 0
+        self.b_mag_F[latents_S] = self.b_enc_F[latents_S]
+
     def encode(self, x_BD: Tensor, *, deployed: bool = False) -> Code:
         floor_F = torch.zeros_like(self.b_enc_F)
         gate_P, places = encode_above(

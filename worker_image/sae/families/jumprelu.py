@@ -39,10 +39,18 @@ class JumpReluSae(Sae):
         super().__init__(config, device)
 
     def add_parameters(self, device: torch.device | str) -> None:
-        start = self.config.jumprelu_threshold or (1e-3 if self.config.is_quadratic else 0.1)
         self.log_threshold_F = nn.Parameter(
-            torch.full((self.config.d_sae,), math.log(start), device=device, dtype=torch.float32)
+            torch.full((self.config.d_sae,), self._first_log_threshold, device=device, dtype=torch.float32)
         )
+
+    @property
+    def _first_log_threshold(self) -> float:
+        return math.log(self.config.jumprelu_threshold or (1e-3 if self.config.is_quadratic else 0.1))
+
+    @torch.no_grad()
+    def restart(self, latents_S: Tensor, x_BD: Tensor) -> None:
+        super().restart(latents_S, x_BD)
+        self.log_threshold_F[latents_S] = self._first_log_threshold
 
     def rate_scale(self, parameter: str) -> float:
         # Adam moves log theta by the rate at most, whatever the gradient: at 7e-5 by a factor of 1.3 in 4000 steps, and
