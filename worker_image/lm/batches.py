@@ -24,7 +24,7 @@ class Batches(Protocol):
     position: Json
     """Where the next batch is: what a checkpoint keeps."""
     harvested: int
-    """Tokens that went through the language model so far."""
+    """Tokens that went through the language model so far, here or in a job that was waited for."""
     to_harvest: int
     """Tokens that will have gone through it at the end of training, as far as is known."""
     distinct_tokens: int | None
@@ -49,10 +49,9 @@ class Batches(Protocol):
         """Which columns of W belong to which hookpoint. May read the language model's weights."""
         ...
 
-    def prepare(self, idle: Callable[[], None]) -> Iterator[int]:
-        """Get what the next batches need; yields often, with how many tokens were harvested since.
-
-        ``idle`` is called where it waits for other jobs. What it raises, or closing this, leaves everything in order.
+    def prepare(self) -> Iterator[int]:
+        """Get what the next batches need; yields often, with how many tokens were harvested since: none, maybe, where
+        it waits for another job. Closing it leaves everything in order.
 
         Raises:
             UserError: the activations cannot be had.

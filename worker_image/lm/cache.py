@@ -23,9 +23,8 @@ import fcntl
 import json
 import os
 import shutil
-import time
 from collections import OrderedDict
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass
@@ -52,7 +51,6 @@ _KEPT_FREE_BYTES = 4096 * MIB
 """Of the disk: checkpoints and logs need room too."""
 _MAPPED_SHARDS = 4096
 """The kernel allows some 65,000 mappings a process."""
-_WAIT_S = 0.1
 
 
 class CacheFull(UserError):
@@ -85,6 +83,14 @@ class Recipe:
     @property
     def key(self) -> str:
         return digest_of({"format": FORMAT, **asdict(self)})[:32]
+
+
+@dataclass(frozen=True)
+class Waypoint:
+    """A row whose place in the dataset is known, so that reading can go on there."""
+
+    row: int = 0
+    position: Position = START
 
 
 @dataclass(frozen=True)
@@ -142,14 +148,13 @@ class ActivationCache:
                 "set cache to off, lower max_tokens, or raise SAEFORGE_ACTIVATION_CACHE_MB",
             )
 
-    def writer_lock(self, key: str, idle: Callable[[], None]) -> int:
-        """Descriptor of the lock of who writes the entry; ``idle`` is called again and again until it is free."""
-        while True:
-            try:
-                return self._lock(key, "write", fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError:
-                idle()
-                time.sleep(_WAIT_S)
+    def writer_lock(self, key: str) -> int:
+        """Descriptor of the lock of who writes the entry.
+
+        Raises:
+            BlockingIOError: another has it.
+        """
+        return self._lock(key, "write", fcntl.LOCK_EX | fcntl.LOCK_NB)
 
     def _lock(self, key: str, kind: str, how: int) -> int:
         descriptor = os.open(self._locks / f"{key}.{kind}", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)
@@ -206,8 +211,8 @@ class Entry:
         self._layout: _Layout | None = None
         self.recipe = recipe
         self.rows = 0
-        self.next = START
-        """Where the dataset goes on behind the last row."""
+        self.waypoint = Waypoint()
+        """Behind the last row, or before it by less than what is harvested at once."""
         self.ended = False
         """Whether the dataset has no more."""
         self.refresh()
@@ -234,7 +239,9 @@ class Entry:
         with _opened(shards[-1]) as file:
             noted = file.metadata()
         self.rows = (len(shards) - 1) * self._layout.shard_rows + int(noted["rows"])
-        self.next = Position.from_json(json.loads(noted["next"]))
+        # Older shards end where the dataset goes on.
+        row = int(noted.get("next_row", self.rows))
+        self.waypoint = Waypoint(row, Position.from_json(json.loads(noted["next"])))
         self.ended = noted["ended"] == "yes"
         self._maps.pop(len(shards) - 1, None)
 
@@ -269,9 +276,13 @@ class Entry:
             self._lock = None
 
     @contextmanager
-    def writing(self, idle: Callable[[], None]) -> Iterator["Writer"]:
-        """Be the one who writes, waiting for another if need be; ``idle`` is called meanwhile, and may raise."""
-        lock = self._cache.writer_lock(self.recipe.key, idle)
+    def writing(self) -> Iterator["Writer"]:
+        """Be the one who writes.
+
+        Raises:
+            BlockingIOError: another is.
+        """
+        lock = self._cache.writer_lock(self.recipe.key)
         try:
             self.refresh()
             for draft in self._folder.glob("*.draft"):
@@ -336,27 +347,28 @@ class Writer:
         self.entry = entry
         self.rows = entry.rows
         """With those not flushed yet."""
-        self.next = entry.next
+        self.waypoint = entry.waypoint
         self.ended = entry.ended
         self._pending: list[Tensor] = []
         self._thread = ThreadPoolExecutor(1, "shard-writer")
         self._writing: Future[None] | None = None
 
-    def room(self, wanted: int) -> int:
-        """How many rows, of so many wanted, may be appended at once: none go beyond the end of a shard."""
-        layout = self.entry._layout
-        if layout is None:
-            return min(wanted, self._cache.shard_rows, 1024)
-        return min(wanted, layout.shard_rows - self.rows % layout.shard_rows)
-
-    def append(self, acts_ND: Tensor, after: Position, *, ended: bool) -> None:
-        """Add rows; ``after`` is where the dataset goes on behind them, ``ended`` whether it does not."""
+    def append(self, acts_ND: Tensor, waypoint: Waypoint, *, ended: bool) -> None:
+        """Add rows; ``waypoint`` is where to go on behind them, ``ended`` whether the dataset does not."""
         layout = self.entry._layout or self.entry._begin(acts_ND.shape[1], acts_ND.element_size())
-        self._pending.append(acts_ND.cpu())
-        self.rows += len(acts_ND)
-        self.next, self.ended = after, ended
+        room = layout.shard_rows - self.rows % layout.shard_rows
+        *whole, last_ND = acts_ND.cpu().tensor_split(tuple(range(room, len(acts_ND), layout.shard_rows)))
+        for part_ND in whole:
+            self._add(part_ND)
+            self.flush()
+        self._add(last_ND)
+        self.waypoint, self.ended = waypoint, ended
         if self.rows % layout.shard_rows == 0 or ended:
             self.flush()
+
+    def _add(self, acts_ND: Tensor) -> None:
+        self._pending.append(acts_ND)
+        self.rows += len(acts_ND)
 
     def flush(self) -> None:
         """Begin to write what was appended, in a shard that is whole or not there.
@@ -374,7 +386,11 @@ class Writer:
         before = entry.rows - index * layout.shard_rows
         parts = [entry._mapped(index), *self._pending] if before > 0 else self._pending
         self._pending = []
-        noted = {"next": json.dumps(self.next.to_json()), "ended": "yes" if self.ended else "no"}
+        noted = {
+            "next": json.dumps(self.waypoint.position.to_json()),
+            "next_row": str(self.waypoint.row),
+            "ended": "yes" if self.ended else "no",
+        }
         self._writing = self._thread.submit(self._write, entry._shard(index), parts, noted)
 
     def settle(self) -> None:

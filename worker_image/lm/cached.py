@@ -15,7 +15,7 @@ from torch import Tensor
 from worker_image.errors import UserError
 from worker_image.lm.batches import Json, StallClock
 from worker_image.lm.cache import Entry
-from worker_image.lm.fill import fill, filled, missing
+from worker_image.lm.fill import Gained, fill, filled, held, missing
 from worker_image.lm.harvest import Columns, Harvester, side_by_side
 from worker_image.lm.hookpoints import Hookpoint
 from worker_image.lm.shuffle import Order, Rows
@@ -45,17 +45,17 @@ class CachedPart:
     @property
     def held(self) -> int:
         """Rows that every entry has, of those that are wanted."""
-        return min(self.rows, *(entry.rows for entry in self.entries.values()))
+        return held(self.entries, self.rows)
 
     def gather(self, rows: Rows) -> Tensor:
         """(B, W), of ``rows`` in ascending order."""
         parts = [entry.gather(rows) for entry in self.entries.values()]
         return parts[0] if len(parts) == 1 else torch.cat(parts, dim=1)
 
-    def fill(self, harvester: Callable[[], Harvester], idle: Callable[[], None]) -> Generator[int]:
+    def fill(self, harvester: Callable[[], Harvester]) -> Generator[Gained]:
         """Harvest what is missing; see ``fill``."""
         if not self.filled:
-            yield from fill(self.entries, self.stream, harvester, self.rows, idle)
+            yield from fill(self.entries, self.stream, harvester, self.rows)
 
     def close(self) -> None:
         for entry in self.entries.values():
@@ -100,7 +100,9 @@ class CachedBatches:
             self._batch = _batch_of(position, self._keys)
         self._order: Order | None = None
         self._ahead: _ReadAhead | None = None
-        self._filling: Generator[int] | None = None
+        self._filling: Generator[Gained] | None = None
+        self._left = [part.missing for part in (held_out, training)]
+        """Rows that each part still has to gain."""
         self._clock = StallClock()
         self.harvested = 0
         self.distinct_tokens: int | None = None
@@ -111,7 +113,7 @@ class CachedBatches:
 
     @property
     def to_harvest(self) -> int:
-        return self.harvested + self._training.missing + self._held_out.missing
+        return self.harvested + sum(self._left)
 
     @property
     def buffered_tokens(self) -> int:
@@ -143,15 +145,17 @@ class CachedBatches:
         width = max(part.stop for part in self.columns().values())
         return sum(missing) * width * itemsize
 
-    def prepare(self, idle: Callable[[], None]) -> Iterator[int]:
+    def prepare(self) -> Iterator[int]:
         if self._order is not None:
             return
         assert self._harvester is not None
-        for part in (self._held_out, self._training):
-            self._filling = part.fill(self._harvester, idle)
-            for tokens in self._filling:
-                self.harvested += tokens
-                yield tokens
+        for nth, part in enumerate((self._held_out, self._training)):
+            self._filling = part.fill(self._harvester)
+            for gained in self._filling:
+                self.harvested += gained.rows
+                self._left[nth] -= gained.rows
+                yield gained.rows
+            self._left[nth] = 0
         self._harvester = None
         self._release()
         rows = self._training.held

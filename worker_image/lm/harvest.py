@@ -76,11 +76,16 @@ class Harvester:
         for _, parts in self.passes(sequences):
             yield torch.cat(parts, dim=1)
 
-    def passes(self, sequences: Several[Sequence]) -> Iterator[tuple[list[int], list[Tensor]]]:
+    def passes(
+        self, sequences: Several[Sequence], wanted: frozenset[int] | None = None
+    ) -> Iterator[tuple[list[int], list[Tensor]]]:
         """As ``harvest``, with the indices of the sequences whose rows these are in the order of the rows, and the
-        activations of each hookpoint for themselves."""
+        activations of each hookpoint for themselves. Only passes that hold a ``wanted`` sequence are run; who shares
+        a pass with whom does not depend on it."""
         order = sorted(range(len(sequences)), key=lambda index: len(sequences[index].ids))
         for indices in self._batches(order, sequences):
+            if wanted is not None and wanted.isdisjoint(indices):
+                continue
             yield indices, self._activations([sequences[index] for index in indices])
 
     def _batches(self, order: list[int], sequences: Several[Sequence]) -> Iterator[list[int]]:

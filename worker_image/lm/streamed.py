@@ -94,7 +94,7 @@ class StreamedBatches:
         assert self._harvester is not None
         return self._harvester().columns(self._sequences.sequences[0])
 
-    def prepare(self, idle: Callable[[], None]) -> Iterator[int]:
+    def prepare(self) -> Iterator[int]:
         if self._held_out_NW is None:
             blocks: list[Tensor] = []
             for block in self._harvested(self._sequences.sequences):
@@ -104,7 +104,7 @@ class StreamedBatches:
         if self._buffer.ready:
             return
         with self._clock.waiting():
-            yield from self._await_refill(idle) if self._refill else self._fill()
+            yield from self._await_refill() if self._refill else self._fill()
         self._clock.start()
         if self._buffer.complete:
             self._harvester = None
@@ -151,13 +151,12 @@ class StreamedBatches:
             self._buffer.add(block_NW)
             yield len(block_NW)
 
-    def _await_refill(self, idle: Callable[[], None]) -> Iterator[int]:
+    def _await_refill(self) -> Iterator[int]:
         """Go over to the buffer that is being filled."""
         refill = self._refill
         assert refill is not None
         before = refill.harvested
         while not refill.finished(_LOOK_S):
-            idle()
             yield refill.harvested - before
             before = refill.harvested
         self._buffer, self._refill = refill.buffer, None

@@ -13,6 +13,7 @@ from worker_image.contract.events import ArtifactSaved, Progress, Started
 from worker_image.contract.harvest_activations import HarvestActivationsParams
 from worker_image.lm.activations import Activations
 from worker_image.lm.cache import ActivationCache
+from worker_image.lm.fill import Gained
 from worker_image.pace import Pace
 from worker_image.reporter import RunContext, Terminated
 from worker_image.sae.files import sha256_of, sync_directory, sync_file
@@ -45,6 +46,8 @@ class Harvesting:
         self._expected = params.max_tokens or activations.estimated_tokens
         """Training tokens, as far as can be told before the dataset was read to its end."""
         self._before = self._held_out.held + self._training.held
+        self._gained = 0
+        """Since then, here and by jobs that were waited for."""
         self._harvested = 0
         self._pace = Pace()
         self._reported = self._logged = self._began
@@ -74,9 +77,9 @@ class Harvesting:
         """Harvest what is missing, then tell what is there."""
         self._pace.start()
         for part in (self._held_out, self._training):
-            with closing(part.fill(self._activations.harvester, self._wait)) as filling:
-                for tokens in filling:
-                    self._advance(tokens)
+            with closing(part.fill(self._activations.harvester)) as filling:
+                for gained in filling:
+                    self._advance(gained)
         self._report(final=True)
         results = self._conclude()
         self._run.log(
@@ -100,10 +103,15 @@ class Harvesting:
         self._training.close()
         self._held_out.close()
 
-    def _advance(self, tokens: int) -> None:
-        """So many tokens went through the language model."""
-        self._harvested += tokens
-        self._pace.advance(tokens)
+    def _advance(self, gained: Gained) -> None:
+        """So much more is there."""
+        self._gained += gained.rows
+        if gained.here:
+            self._harvested += gained.rows
+        elif not self._told_of_waiting:
+            self._run.log("another job is harvesting these activations: waiting until it has as many or ends")
+            self._told_of_waiting = True
+        self._pace.advance(gained.rows)
         now = time.monotonic()
         if now - self._reported >= _PROGRESS_EVERY_S:
             self._report()
@@ -113,18 +121,11 @@ class Harvesting:
             self._logged = now
         self._obey()
 
-    def _wait(self) -> None:
-        """Another job writes what this one wants."""
-        if not self._told_of_waiting:
-            self._run.log("another job is harvesting these activations: waiting for it, to go on where it ends")
-            self._told_of_waiting = True
-        self._obey()
-
     def _report(self, *, final: bool = False) -> None:
         if final:
             done = total = self._held_out.held + self._training.held
         else:
-            done = self._before + self._harvested
+            done = self._before + self._gained
             total = max(done, self._held_out.rows + self._expected)
         rate = self._pace.per_s
         eta_s = 0.0 if final else self._pace.seconds_for(total - done)

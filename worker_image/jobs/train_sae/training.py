@@ -169,7 +169,7 @@ class Training:
         """Get activations for the next batches, reporting progress and obeying commands meanwhile."""
         self._harvest_pace.start()
         before = self.batches.harvested
-        for tokens in self.batches.prepare(self._obey):
+        for tokens in self.batches.prepare():
             self._harvest_pace.advance(tokens)
             if self._train_pace.per_s is None:
                 self._probe()

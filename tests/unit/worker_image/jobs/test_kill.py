@@ -2,9 +2,11 @@
 
 import json
 import os
+import shutil
 import signal
 import sys
 from collections.abc import Callable
+from functools import partial
 from itertools import count
 from pathlib import Path
 from typing import get_args
@@ -20,6 +22,7 @@ from worker_image.contract.events import CheckpointSaved, CommandApplied, Event,
 from worker_image.contract.jobs import TrainSaeParams
 from worker_image.contract.rundir import RunDir, RunSpec
 from worker_image.jobs.train_sae import main
+from worker_image.lm.cache import ActivationCache
 from worker_image.reporter import Run
 from worker_image.sae.checkpoint import checkpoints_in, verify_checkpoint
 
@@ -63,8 +66,9 @@ def die() -> None:
 class Bench:
     """Attempts of one job, each in a process and a run directory of its own."""
 
-    def __init__(self, home: Path, params: TrainSaeParams) -> None:
+    def __init__(self, home: Path, params: TrainSaeParams, cache: Path | None = None) -> None:
         self._home, self._params, self._job_id = home, params, UUID(int=1)
+        self.cache = cache
         self._attempts = count(1)
 
     def attempt(
@@ -72,7 +76,7 @@ class Bench:
         look: Callable[[int], None] = lambda step: None,
         resume_from: Path | None = None,
         changes: tuple[AppliedChange, ...] = (),
-        audit: Callable[[str], None] | None = None,
+        audit: Callable[[str, tuple[object, ...]], None] | None = None,
     ) -> tuple[RunDir, int]:
         """Run it; where it left what, and how it ended."""
         number = next(self._attempts)
@@ -85,12 +89,13 @@ class Bench:
             inputs={"model": self._params.model, "dataset": self._params.dataset},
             resume_from=str(resume_from) if resume_from else None,
             changes=changes,
+            cache=str(self.cache) if self.cache else None,
         )
         run_dir.create(spec)
 
         def work() -> None:
             if audit is not None:
-                sys.addaudithook(lambda name, _: audit(name))
+                sys.addaudithook(audit)
             main(self._params, Attempt(run_dir, spec, look))
 
         return run_dir, in_own_process(work)
@@ -106,7 +111,7 @@ def honoured(family: str) -> set[str]:
 def bench(bert: Path, corpus: Path, tmp_path: Path) -> Callable[..., Bench]:
     homes = count()
 
-    def make(**changes: object) -> Bench:
+    def make(*, keeps: bool = False, **changes: object) -> Bench:
         defaults: dict[str, object] = {
             "model": str(bert),
             "dataset": str(corpus),
@@ -123,7 +128,8 @@ def bench(bert: Path, corpus: Path, tmp_path: Path) -> Callable[..., Bench]:
             "buffer_tokens": 300,
             "device": "cpu",
         }
-        return Bench(tmp_path / str(next(homes)), TrainSaeParams.model_validate(defaults | changes))
+        home = tmp_path / str(next(homes))
+        return Bench(home, TrainSaeParams.model_validate(defaults | changes), home / "cache" if keeps else None)
 
     return make
 
@@ -220,10 +226,59 @@ def test_killed_while_a_checkpoint_is_written_it_goes_on_from_the_one_before(
     one = bench(k=2)
     whole, _ = one.attempt()
     passed = count()
-    killed, code = one.attempt(audit=lambda name: die() if name == "os.rename" and next(passed) == rename else None)
+    killed, code = one.attempt(audit=lambda name, _: die() if name == "os.rename" and next(passed) == rename else None)
     assert code == -signal.SIGKILL
     for path in checkpoints_in(killed.checkpoints):
         verify_checkpoint(path)
+    resumed, code = one.attempt(resume_from=newest(killed))
+    assert code == 0
+    assert_same_result(whole, resumed)
+    assert measured(killed, resumed) == measured(whole)
+
+
+@pytest.fixture
+def small_shards(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Several a run, and chunks that end elsewhere."""
+    monkeypatch.setattr("worker_image.jobs.activations.ActivationCache", partial(ActivationCache, shard_rows=400))
+    monkeypatch.setattr("worker_image.lm.fill._CHUNK_TOKENS", 256)
+    monkeypatch.setattr("worker_image.lm.fill._PASSES", 1)
+
+
+@pytest.mark.parametrize("shard", range(5))
+def test_killed_while_the_cache_is_filled_it_harvests_and_trains_to_the_same_bits(
+    bench: Callable[..., Bench], small_shards: None, shard: int
+) -> None:
+    options = {"keeps": True, "cache": "on", "k": 2, "harvest_batch_size": 4}
+    whole, code = bench(**options).attempt()
+    assert code == 0
+    one, passed = bench(**options), count()
+
+    def dies(name: str, arguments: tuple[object, ...]) -> None:
+        """Before the so manyth shard has its name; the first is that of what is held out."""
+        if name == "os.rename" and "shard-" in str(arguments[0]) and next(passed) == shard:
+            die()
+
+    killed, code = one.attempt(audit=dies)
+    assert code == -signal.SIGKILL
+    assert newest(killed) is None
+    again, code = one.attempt()
+    assert code == 0
+    assert_same_result(whole, again)
+    assert measured(again) == measured(whole)
+
+
+@pytest.mark.parametrize("is_lost", [False, True], ids=["kept", "lost"])
+def test_killed_after_the_cache_was_filled_it_ends_the_same_even_if_the_cache_is_lost(
+    bench: Callable[..., Bench], small_shards: None, is_lost: bool
+) -> None:
+    one = bench(keeps=True, cache="on", k=2, harvest_batch_size=4)
+    whole, code = one.attempt()
+    assert code == 0
+    killed, code = one.attempt(at(18))
+    assert code == -signal.SIGKILL
+    if is_lost:
+        assert one.cache is not None
+        shutil.rmtree(one.cache)
     resumed, code = one.attempt(resume_from=newest(killed))
     assert code == 0
     assert_same_result(whole, resumed)

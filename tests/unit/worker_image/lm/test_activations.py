@@ -61,15 +61,11 @@ def passes(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     return seen
 
 
-def nothing() -> None:
-    """What to do while waiting."""
-
-
 def take(batches: Batches, n: int) -> list[Tensor]:
     found = []
     for _ in range(n):
         if not batches.ready:
-            for _ in batches.prepare(nothing):
+            for _ in batches.prepare():
                 pass
         found.append(batches.next_batch().clone())
     return found
@@ -85,6 +81,11 @@ def in_order(activations: Activations, n: int) -> Tensor:
     """Each sequence read alone: the first ``n`` rows."""
     sequences, _ = activations.training().take(START, n, wrap=False)
     return torch.cat([block for sequence in sequences for block in activations.harvester().harvest([sequence])])
+
+
+def rows_of(cache: ActivationCache, opened: Open) -> Tensor:
+    """The 400 rows that ``FEEDING`` wants."""
+    return opened().cached_part(cache, 400).gather(np.arange(400))
 
 
 @pytest.fixture(params=["cached", "streamed"])
@@ -211,20 +212,26 @@ def test_the_dataset_may_end_before_all_is_there(opened: Open, cache: Activation
 
 
 def test_an_interrupted_harvest_is_not_begun_again(
-    opened: Open, cache: ActivationCache, monkeypatch: pytest.MonkeyPatch
+    opened: Open, cache: ActivationCache, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("worker_image.lm.fill._CHUNK_TOKENS", 64)
     monkeypatch.setattr("worker_image.lm.fill._PASSES", 1)
     first = batches_of(opened(), FEEDING, cache)
-    harvesting = first.prepare(nothing)
+    harvesting = first.prepare()
     while first.harvested < 250:
         next(harvesting)
     first.close()
     second = batches_of(opened(), FEEDING, cache)
     assert 0 < second.to_harvest <= 400 - (250 - 50 - 64)
     take(second, 1)
-    part = opened().cached_part(cache, 400)
-    torch.testing.assert_close(part.gather(np.arange(400)), in_order(opened(), 400), atol=1e-5, rtol=1e-4)
+    uninterrupted = ActivationCache(tmp_path / "uninterrupted", shard_rows=100)
+    take(batches_of(opened(), FEEDING, uninterrupted), 1)
+    assert torch.equal(rows_of(cache, opened), rows_of(uninterrupted, opened))
+
+
+def test_all_that_is_left_to_harvest_is_told_while_it_is(opened: Open, cache: ActivationCache) -> None:
+    made = batches_of(opened(), FEEDING, cache)
+    assert {made.to_harvest for _ in made.prepare()} == {450}
 
 
 @pytest.mark.parametrize(

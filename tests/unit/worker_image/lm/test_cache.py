@@ -3,7 +3,6 @@
 import os
 import subprocess
 import sys
-import threading
 from dataclasses import replace
 from pathlib import Path
 
@@ -13,7 +12,7 @@ import torch
 from torch import Tensor
 
 from worker_image.errors import UserError
-from worker_image.lm.cache import ActivationCache, CacheFull, Entry, Recipe
+from worker_image.lm.cache import ActivationCache, CacheFull, Entry, Recipe, Waypoint
 from worker_image.lm.documents import Mark
 from worker_image.lm.tokens import Position
 
@@ -39,12 +38,8 @@ def rows(begin: int, end: int, width: int = 3) -> Tensor:
     return torch.arange(begin, end, dtype=torch.float32)[:, None] + torch.arange(width) / 10
 
 
-def position(taken: int) -> Position:
-    return Position(mark=Mark(document=taken), taken=taken)
-
-
-def nothing() -> None:
-    """What to do while waiting."""
+def waypoint(taken: int) -> Waypoint:
+    return Waypoint(taken, Position(mark=Mark(document=taken), taken=taken))
 
 
 @pytest.fixture
@@ -53,19 +48,18 @@ def cache(tmp_path: Path) -> ActivationCache:
 
 
 def write(entry: Entry, end: int, *, ended: bool = False, step: int = 4) -> None:
-    """Append rows up to ``end``, as many as four at a time."""
-    with entry.writing(nothing) as writer:
+    """Append rows up to ``end``, ``step`` at a time."""
+    with entry.writing() as writer:
         while writer.rows < end:
-            n = writer.room(min(step, end - writer.rows))
-            after = writer.rows + n
-            writer.append(rows(writer.rows, after), position(after), ended=ended and after == end)
+            after = min(writer.rows + step, end)
+            writer.append(rows(writer.rows, after), waypoint(after), ended=ended and after == end)
 
 
 @pytest.mark.parametrize("n", [2, 7, 8, 20])
 def test_what_was_written_is_read(cache: ActivationCache, n: int) -> None:
     write(cache.open(RECIPE), n)
     entry = cache.open(RECIPE)
-    assert (entry.rows, entry.width, entry.next) == (n, 3, position(n))
+    assert (entry.rows, entry.width, entry.waypoint) == (n, 3, waypoint(n))
     wanted = np.flatnonzero(np.random.default_rng(0).random(n) < 0.7)
     assert torch.equal(entry.gather(wanted), rows(0, n)[torch.from_numpy(wanted)])
 
@@ -91,16 +85,16 @@ def test_who_has_read_the_beginning_of_a_shard_is_not_disturbed_when_it_grows(ca
 def test_the_end_of_the_dataset_is_remembered(cache: ActivationCache) -> None:
     write(cache.open(RECIPE), 8)
     assert not cache.open(RECIPE).ended
-    with cache.open(RECIPE).writing(nothing) as writer:
-        writer.append(rows(8, 8), Position(epoch=1), ended=True)
+    with cache.open(RECIPE).writing() as writer:
+        writer.append(rows(8, 8), Waypoint(8, Position(epoch=1)), ended=True)
     assert cache.open(RECIPE).ended
     assert cache.open(RECIPE).rows == 8
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16, torch.float32])
 def test_activations_keep_their_type(cache: ActivationCache, dtype: torch.dtype) -> None:
-    with cache.open(RECIPE).writing(nothing) as writer:
-        writer.append(rows(0, 8).to(dtype), position(8), ended=False)
+    with cache.open(RECIPE).writing() as writer:
+        writer.append(rows(0, 8).to(dtype), waypoint(8), ended=False)
     assert torch.equal(cache.open(RECIPE).gather(np.arange(8)), rows(0, 8).to(dtype))
 
 
@@ -114,13 +108,13 @@ def test_whatever_determines_the_activations_has_an_entry_of_its_own(
 
 def test_a_writer_that_fails_leaves_what_it_had_in_whole(cache: ActivationCache) -> None:
     def fail() -> None:
-        with cache.open(RECIPE).writing(nothing) as writer:
-            writer.append(rows(0, 4), position(4), ended=False)
+        with cache.open(RECIPE).writing() as writer:
+            writer.append(rows(0, 4), waypoint(4), ended=False)
             raise ZeroDivisionError
 
     with pytest.raises(ZeroDivisionError):
         fail()
-    assert cache.open(RECIPE).next == position(4)
+    assert cache.open(RECIPE).waypoint == waypoint(4)
 
 
 def test_a_writer_killed_in_the_middle_of_a_shard_leaves_the_whole_ones(tmp_path: Path) -> None:
@@ -128,9 +122,9 @@ def test_a_writer_killed_in_the_middle_of_a_shard_leaves_the_whole_ones(tmp_path
 import os, signal
 from tests.unit.worker_image.lm.test_cache import *
 cache = ActivationCache(Path({str(tmp_path / "cache")!r}), shard_rows=SHARD)
-with cache.open(RECIPE).writing(nothing) as writer:
+with cache.open(RECIPE).writing() as writer:
     for begin in (0, 4, 8):
-        writer.append(rows(begin, begin + 4), position(begin + 4), ended=False)
+        writer.append(rows(begin, begin + 4), waypoint(begin + 4), ended=False)
     writer.settle()
     writer._pending.append(rows(12, 13))
     (cache.folder / "entries" / RECIPE.key / "shard-000001.draft").write_bytes(b"half a sh")
@@ -146,33 +140,27 @@ with cache.open(RECIPE).writing(nothing) as writer:
     assert not list(tmp_path.rglob("*.draft"))
 
 
-def test_a_second_writer_waits_and_finds_what_the_first_wrote(cache: ActivationCache) -> None:
-    waiting, found = threading.Event(), []
-
-    def second() -> None:
-        with cache.open(RECIPE).writing(waiting.set) as writer:
-            found.append(writer.rows)
-
-    thread = threading.Thread(target=second)
-    with cache.open(RECIPE).writing(nothing) as writer:
-        writer.append(rows(0, 4), position(4), ended=False)
-        thread.start()
-        assert waiting.wait(30)
-        writer.append(rows(4, 8), position(8), ended=False)
-    thread.join(30)
-    assert found == [8]
+def test_one_writes_at_a_time(cache: ActivationCache) -> None:
+    with cache.open(RECIPE).writing() as writer:
+        writer.append(rows(0, 4), waypoint(4), ended=False)
+        with pytest.raises(BlockingIOError), cache.open(RECIPE).writing():
+            raise AssertionError
+    with cache.open(RECIPE).writing() as writer:
+        assert writer.rows == 4
 
 
-def test_waiting_for_another_writer_can_be_given_up(cache: ActivationCache) -> None:
-    def give_up() -> None:
-        raise InterruptedError
-
-    with (
-        cache.open(RECIPE).writing(nothing),
-        pytest.raises(InterruptedError),
-        cache.open(RECIPE).writing(give_up),
-    ):
-        raise AssertionError
+def test_rows_appended_at_once_may_fill_several_shards_that_tell_where_those_began(
+    cache: ActivationCache,
+) -> None:
+    entry = cache.open(RECIPE)
+    with entry.writing() as writer:
+        writer.append(rows(0, 4), waypoint(4), ended=False)
+        writer.append(rows(4, 21), waypoint(21), ended=False)
+    assert torch.equal(entry.gather(np.arange(21)), rows(0, 21))
+    assert entry.waypoint == waypoint(21)
+    entry._shard(2).unlink()
+    left = cache.open(RECIPE)
+    assert (left.rows, left.waypoint) == (16, waypoint(4))
 
 
 @pytest.fixture
