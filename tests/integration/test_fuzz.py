@@ -68,14 +68,22 @@ def job_id(fuzzed: Orchestrator) -> str:
     return job_id
 
 
+@pytest.fixture(scope="module", params=["everything", "some jobs"])
+def key(fuzzed: Orchestrator, request: pytest.FixtureRequest) -> str:
+    """One that opens everything, or one for writing that reaches that job and few others."""
+    if request.param == "everything":
+        return fuzzed.key
+    return fuzzed.client.create_key("scoped", role="write", owner="default", types=["train_sae"]).key
+
+
 @pytest.mark.parametrize("mode", list(GenerationMode), ids=lambda mode: mode.value)
 @pytest.mark.parametrize("label", OPERATIONS)
-def test_no_request_breaks_it(fuzzed: Orchestrator, job_id: str, label: str, mode: GenerationMode) -> None:
+def test_no_request_breaks_it(fuzzed: Orchestrator, job_id: str, key: str, label: str, mode: GenerationMode) -> None:
     operation = OPERATIONS[label]
     known = {"id": job_id} if "{id}" in operation.path and mode is GenerationMode.POSITIVE else None
 
     with requests.Session() as session:
-        session.headers["X-API-Key"] = fuzzed.key
+        session.headers["X-API-Key"] = key
 
         @settings(
             max_examples=EXAMPLES,
