@@ -24,8 +24,11 @@ from torch.nn import functional
 
 from benchmarks.step_data import HEADINGS, Timing, in_turns
 from benchmarks.table import show
+from worker_image.contract.budget import steps_at_once
 from worker_image.contract.jobs import TrainSaeParams
+from worker_image.jobs.train_sae.abreast import Abreast
 from worker_image.jobs.train_sae.inputs import check_inputs, load
+from worker_image.jobs.train_sae.learner import Learner
 from worker_image.lm.batches import Batches
 from worker_image.reporter import NullRun
 
@@ -63,6 +66,7 @@ def run(params: TrainSaeParams, *, harvest: bool = True, train: bool = True) -> 
         for learner in learners:
             learner.centre(sample_ND)
         kept_BD = batches.next_batch().float()
+        abreast = Abreast(steps_at_once(params, on_gpu=False))
         wall_begin, processor_begin = time.perf_counter(), time.process_time()
         for step in range(params.steps):
             if step and harvest:
@@ -70,9 +74,9 @@ def run(params: TrainSaeParams, *, harvest: bool = True, train: bool = True) -> 
                     _fill(batches)
                 kept_BD = batches.next_batch().float()
             if train:
-                for learner in learners:
-                    learner.train_step(kept_BD, measure=False)
+                abreast.map(partial(Learner.train_step, batch_BW=kept_BD, measure=False), learners)
         took = time.perf_counter() - wall_begin, time.process_time() - processor_begin
+        abreast.close()
         batches.close()
         return took[0] * 1e3, took[1] * 1e3
 

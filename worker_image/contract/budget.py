@@ -34,6 +34,7 @@ _POSITION_BYTES = 320
 _DENSE_COPIES = {"standard": 6, "jumprelu": 7, "gated": 9}
 """Families that let through as many latents as their penalty does, early in training nearly all of them, and how many
 B x F tensors a step then holds at once. Measured."""
+_STEPS_AT_ONCE = 4
 _MOMENTS = {"adam": 2, "adamw": 2, "sgd": 1, "signum": 1, "muon": 1}
 """Numbers that the optimiser keeps for each weight; muon's few vectors, which Adam moves, are not counted twice."""
 PROGRAM = "program"
@@ -132,15 +133,26 @@ def training_budget(
         Component("gradients", device, _FLOAT * parameters, "expansion_factor"),
         *_beside_weights(variants, read, device),
         Component(
-            "training step", device, max(_step(variant, read, kept, device) for variant in variants), "batch_size"
+            "training step",
+            device,
+            steps_at_once(params, on_gpu=on_gpu) * max(_step(variant, read, kept, device) for variant in variants),
+            "batch_size",
         ),
-        *_encoder_copy(variants, read, device),
+        *_encoder_copy(variants, read, device, steps_at_once(params, on_gpu=on_gpu)),
         *_stored(params, kept, on_gpu=on_gpu, cached=cached),
         Component(COPY, "host", 3 * _FLOAT * parameters, "expansion_factor"),
         *_disk(params, parameters),
     )
     d_sae = max(_latents(variant, read) for variant in variants)
     return Budget(components, _work(params, variants, shape, read, parameters, cached=cached), read, d_sae)
+
+
+def steps_at_once(params: TrainSaeParams, *, on_gpu: bool) -> int:
+    """How many autoencoders of a grid may take their step at the same time: on a CPU, where a step is not divided among
+    all threads without loss, and of families whose step takes little memory."""
+    if on_gpu or any(variant.family in _DENSE_COPIES for variant in params.variants()):
+        return 1
+    return min(len(params.variants()), _STEPS_AT_ONCE)
 
 
 def _beside_weights(variants: list[TrainSaeParams], read: int, device: Pool) -> Iterator[Component]:
@@ -207,7 +219,7 @@ def _reviving(variant: TrainSaeParams, read: int) -> int:
     return 2 * every if policy == "ghost" else 0
 
 
-def _encoder_copy(variants: list[TrainSaeParams], read: int, device: Pool) -> Iterator[Component]:
+def _encoder_copy(variants: list[TrainSaeParams], read: int, device: Pool, steps_at_once: int) -> Iterator[Component]:
     """The encoder's weights once more during a step: as a CPU multiplies them fastest, or in bfloat16."""
 
     def size(variant: TrainSaeParams) -> int:
@@ -215,7 +227,7 @@ def _encoder_copy(variants: list[TrainSaeParams], read: int, device: Pool) -> It
         return read * _latents(variant, read) * (_FLOAT if device == "host" else rounded)
 
     if largest := max(size(variant) for variant in variants):
-        yield Component("encoder reordered or rounded", device, largest, "expansion_factor")
+        yield Component("encoder reordered or rounded", device, steps_at_once * largest, "expansion_factor")
 
 
 def activation_bytes(params: TrainSaeParams) -> int:

@@ -43,4 +43,4 @@ def _train(training: Training) -> None:
             training.checkpoints.settle(training.params)
         raise
     finally:
-        training.batches.close()
+        training.close()

@@ -3,11 +3,13 @@
 import math
 import time
 from collections.abc import Mapping
+from dataclasses import dataclass
 from functools import partial
 
 import torch
 from torch import Tensor
 
+from worker_image.contract.budget import steps_at_once
 from worker_image.contract.commands import (
     AppliedChange,
     CheckpointNow,
@@ -21,6 +23,7 @@ from worker_image.contract.commands import (
 from worker_image.contract.events import Progress, Started
 from worker_image.contract.jobs import TrainSaeParams
 from worker_image.errors import OutOfGpuMemory, UserError
+from worker_image.jobs.train_sae.abreast import Abreast
 from worker_image.jobs.train_sae.artifacts import announce
 from worker_image.jobs.train_sae.checkpoints import Checkpoints, Moment, Reason
 from worker_image.jobs.train_sae.inputs import Inputs, Loaded
@@ -52,6 +55,18 @@ class Halted(Exception):
         self.instruction = instruction
 
 
+@dataclass(frozen=True)
+class Standing:
+    """What a step may change for the worse."""
+
+    micro_batch_size: int | None
+    skipped_steps: int
+
+    @classmethod
+    def of(cls, learner: Learner) -> "Standing":
+        return cls(learner.trainer.micro_batch_size, learner.trainer.skipped_steps)
+
+
 class Training:
     """The loop and what it holds: data on one side, the learners on the other, the run in between."""
 
@@ -65,6 +80,7 @@ class Training:
         self._asked = params
         self.steering = Steering(params, run.changes)
         self.checkpoints = Checkpoints(run)
+        self._abreast = Abreast(steps_at_once(params, on_gpu=inputs.device.type == "cuda"))
         self.curves = Curves()
         self._reserved = params.checkpoint_every_steps is None and params.checkpoint_every_minutes is None
         """Whether there is room for copies of the state: not taken before one is sure to be needed."""
@@ -104,6 +120,11 @@ class Training:
             self._scaling = Scaling.from_json(scaling, self._columns)
         # Last: everything that was loaded before may have drawn from them.
         restore_random_state(checkpoint.random.tensors, checkpoint.random.values)
+
+    def close(self) -> None:
+        """Let go of threads, locks and the language model."""
+        self._abreast.close()
+        self.batches.close()
 
     def announce(self) -> None:
         """Say what is about to happen, to people and to the machine."""
@@ -216,7 +237,8 @@ class Training:
         try:
             assert self._scaling is not None
             batch_BW = self._scaling.apply(batch_BW.to(self.inputs.device, torch.float32))
-            outcomes = [self._learn(learner, batch_BW, measure=measure) for learner in self.learners]
+            before = [Standing.of(learner) for learner in self.learners]
+            outcomes = self._abreast.map(lambda it: it.train_step(batch_BW, measure=measure), self.learners)
         except torch.cuda.OutOfMemoryError as error:
             raise OutOfGpuMemory(
                 "batch_size",
@@ -225,26 +247,25 @@ class Training:
                 "lower batch_size or expansion_factor",
             ) from error
         self._train_pace.advance(1)
+        for learner, standing in zip(self.learners, before, strict=True):
+            self._tell_of_trouble(learner, standing)
         if not self._reserved:
             # Moments exist from the first step on.
             self.checkpoints.reserve(self._state("step"))
             self._reserved = True
         return outcomes
 
-    def _learn(self, learner: Learner, batch_BW: Tensor, *, measure: bool) -> StepOutcome:
+    def _tell_of_trouble(self, learner: Learner, before: "Standing") -> None:
         trainer = learner.trainer
-        before, skipped = trainer.micro_batch_size, trainer.skipped_steps
-        outcome = learner.train_step(batch_BW, measure=measure)
         which = f"{learner.label}: " if learner.label else ""
-        if trainer.micro_batch_size != before:
+        if trainer.micro_batch_size != before.micro_batch_size:
             self.run.notify(
                 f"{which}out of GPU memory: from step {self.step} on {trainer.micro_batch_size} of "
                 f"{self.params.batch_size} tokens are differentiated at once",
                 "warning",
             )
-        if trainer.skipped_steps > skipped:
+        if trainer.skipped_steps > before.skipped_steps:
             self.run.notify(f"{which}step {trainer.step} was skipped: its loss is not finite", "warning")
-        return outcome
 
     def _is_reported(self, step: int) -> bool:
         return step % self.params.log_every_steps == 0 or step == self.params.steps

@@ -2,7 +2,7 @@
 
 import json
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from uuid import uuid4
 
@@ -68,6 +68,15 @@ def job(bert: Path, corpus: Path, tmp_path: Path) -> Job:
         return run
 
     return run_job
+
+
+@pytest.fixture
+def threads(request: pytest.FixtureRequest) -> Iterator[None]:
+    """As many of torch's as the test asks for."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(request.param)
+    yield
+    torch.set_num_threads(before)
 
 
 def steps_done(run: RecordingRun) -> int:
@@ -152,12 +161,22 @@ def test_several_autoencoders_learn_from_one_stream_as_each_would_alone(job: Job
     assert results["fvu"] == pytest.approx(sum(results[f"fvu/{index}"] for index in range(3)) / 3)
 
 
-def test_several_autoencoders_are_resumed_bit_for_bit(job: Job) -> None:
-    grid = {"family": ["topk", "batch_topk", "jumprelu", "gated", "standard", "matryoshka"]}
+@pytest.mark.parametrize(
+    ("threads", "families"),
+    [
+        (1, ["topk", "batch_topk", "jumprelu", "gated", "standard", "matryoshka"]),
+        (2, ["topk", "batch_topk", "matryoshka"]),
+    ],
+    indirect=["threads"],
+    ids=["in turns", "abreast"],
+)
+@pytest.mark.usefixtures("threads")
+def test_several_autoencoders_are_resumed_bit_for_bit(job: Job, families: list[str]) -> None:
+    grid = {"family": families}
     whole = job("whole", grid=grid)
     halted = job("halted", script=once_at(13, pause()), grid=grid)
     resumed = job("resumed", resume_from=halted.checkpoints / "step_13", grid=grid)
-    for index in range(6):
+    for index in range(len(families)):
         name = f"sae_{index}/sae.safetensors"
         found, wanted = load_file(resumed.artifacts / name), load_file(whole.artifacts / name)
         assert all(torch.equal(found[key], wanted[key]) for key in wanted), index
