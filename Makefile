@@ -21,12 +21,13 @@ test: ## Install everything, check the code, run every test that this machine ca
 	@scripts/install dev
 	@scripts/peers
 	@$(MAKE) --no-print-directory lint
-	$(BIN)/pytest
+	$(BIN)/pytest --numprocesses auto tests/unit
+	$(BIN)/pytest --ignore tests/unit
 
 check: ## The fast part of it: formatting, types, layers, unit tests.
 	@scripts/install dev
 	@$(MAKE) --no-print-directory lint
-	$(BIN)/pytest tests/unit
+	$(BIN)/pytest --numprocesses auto tests/unit
 
 .PHONY: lint
 lint:

@@ -1,9 +1,16 @@
 """What every test may use."""
 
+import os
+import shutil
+
 import pytest
 from hypothesis import settings
 
 from tests import engine
+
+if shutil.which("nvidia-smi") is None:
+    # Read when Triton is imported, which other libraries do as well: without a GPU its interpreter runs the kernels.
+    os.environ["TRITON_INTERPRET"] = "1"
 
 # A slow machine is no defect of what is tested.
 settings.register_profile("untimed", deadline=None)

@@ -8,7 +8,7 @@ import pytest
 from typer.testing import CliRunner, Result
 
 from orchestrator.app import sole_owner
-from orchestrator.cli import app
+from orchestrator.cli import app, console
 from orchestrator.cli.console import ExitCode
 from orchestrator.cli.submission import parameters
 from orchestrator.domain import Resources
@@ -36,6 +36,7 @@ def run(
     script = Script(*answers)
     with http_server(script) as url:
         monkeypatch.setenv("SAEFORGE_URL", url)
+        monkeypatch.setattr(console.out, "width", 200)
         return CliRunner().invoke(app, list(words), input=typed), script
 
 

@@ -7,14 +7,10 @@ from torch import Tensor
 from worker_image.sae import sparse
 from worker_image.sae.sparse import Pattern, _sampled_product, _sum_rows, decode, pre_at, select_topk
 
-triton = pytest.importorskip("triton", reason="Triton comes with PyTorch for NVIDIA GPUs, or by pip install triton")
+pytest.importorskip("triton", reason="there is no Triton for this kind of machine")
 triton_kernels = pytest.importorskip("worker_image.sae.triton_kernels")
 
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
-pytestmark = pytest.mark.skipif(
-    DEVICE == "cpu" and isinstance(triton.language.sum, triton.JITFunction),
-    reason="no NVIDIA GPU; TRITON_INTERPRET=1 in the environment runs the kernels by Triton's interpreter",
-)
 ROWS, WIDTH, LATENTS = 6, 20, 40
 
 
