@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Literal
 
 from worker_image.contract.events import Failure
+from worker_image.contract.job_type import JobType
 from worker_image.contract.launch import DISK_FULL_EXIT_CODE
 from worker_image.contract.rundir import RunDir, RunSpec
 from worker_image.errors import GpuAbsent, OutOfGpuMemory, UserError
@@ -34,6 +35,13 @@ _CODES: dict[type[UserError], Literal["cuda_oom", "gpu_absent"]] = {
     GpuAbsent: "gpu_absent",
 }
 """What is told apart from what the user asked for."""
+
+
+_FILLS_GPU = {
+    "batch_size": "lower batch_size or expansion_factor, or share the GPU with fewer jobs",
+    "harvest_batch_size": "lower harvest_batch_size or context_length, or share the GPU with fewer jobs",
+}
+"""Parameter that fills a GPU -> what to do, the first that a job has."""
 
 
 def prepare_environment(spec: RunSpec) -> None:
@@ -63,8 +71,8 @@ def prepare_environment(spec: RunSpec) -> None:
         os.environ.setdefault("HF_HOME", str(temporary / "huggingface"))
 
 
-def failure_of(error: BaseException) -> Failure:
-    """What a user is told about an exception."""
+def failure_of(error: BaseException, params: JobType | None = None) -> Failure:
+    """What a user is told about an exception of a job with ``params``."""
     if isinstance(error, UserError):
         code = next((code for kind, code in _CODES.items() if isinstance(error, kind)), "user_error")
         return Failure(code=code, message=error.message, field=error.field, suggestion=error.suggestion)
@@ -74,11 +82,25 @@ def failure_of(error: BaseException) -> Failure:
             message=f"the disk is full: {error}",
             suggestion="free space under the saeforge home, or lower keep_checkpoints, then restart the job",
         )
+    if _is_lack_of_gpu_memory(error):
+        field = next((name for name in _FILLS_GPU if params and name in type(params).model_fields), None)
+        return Failure(
+            code="cuda_oom",
+            message=f"the GPU's memory did not suffice: {error}",
+            field=field,
+            suggestion=_FILLS_GPU[field] if field else "run the job on a GPU with more memory",
+        )
     return Failure(
         code="internal_error",
         message=f"{type(error).__name__}: {error}",
         suggestion="the job's log holds the traceback; the failure is likely a defect of saeforge",
     )
+
+
+def _is_lack_of_gpu_memory(error: BaseException) -> bool:
+    # Only what has imported torch can raise its errors, and importing it takes seconds.
+    torch = sys.modules.get("torch")
+    return torch is not None and isinstance(error, torch.OutOfMemoryError)
 
 
 def main(argv: list[str]) -> int:
@@ -104,16 +126,16 @@ def execute(run: Run, spec: RunSpec) -> int:
         job = importlib.import_module(f"worker_image.jobs.{spec.params.type}")
         job.main(spec.params, run)
     except Exception as error:  # the task boundary: everything becomes a Failure
-        return _fail(run, error)
+        return _fail(run, error, spec.params)
     return 0
 
 
-def _fail(run: Run, error: Exception) -> int:
+def _fail(run: Run, error: Exception, params: JobType) -> int:
     """Report the failure, then explain it in the log; return the exit code.
 
     In this order: on a disk with little room left, the last word is what has to be written.
     """
-    failure = failure_of(error)
+    failure = failure_of(error, params)
     code = EXIT_USER_ERROR if failure.code == "user_error" else EXIT_INTERNAL
     try:
         run.finish("failed", failure=failure)

@@ -10,9 +10,10 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from worker_image.sae.losses import Coefficients, loss_of
+from worker_image.sae.losses import Coefficients, loss_of, survey
 from worker_image.sae.metrics import density_shares, squared_error
 from worker_image.sae.model import Sae
+from worker_image.sae.whole_batch import Part, WholeBatch, cut
 
 DENSE_SHARE = 0.1
 """A latent that fires for more than this share of tokens is dense."""
@@ -68,6 +69,14 @@ class Evaluation:
 
 
 @torch.no_grad()
+def parts_of(sae: Sae, x_BD: Tensor, y_BE: Tensor, at_once: int | None = None, *, deployed: bool = False) -> list[Part]:
+    """A batch as parts of at most ``at_once`` tokens, that choose the latents which the whole batch does."""
+    if at_once is None or at_once >= len(x_BD):
+        return [Part(x_BD, y_BE)]
+    return cut(x_BD, y_BE, at_once, None if deployed else sae.choose(sae.centred(x_BD)))
+
+
+@torch.no_grad()
 def evaluate(
     sae: Sae,
     x_ND: Tensor,
@@ -76,8 +85,11 @@ def evaluate(
     *,
     deployed: bool = False,
     weights: Coefficients | None = None,
+    at_once: int | None = None,
 ) -> Evaluation:
     """Measure ``sae`` on all of ``x_ND``, a batch at a time; sums are kept in float64.
+
+    ``at_once``: most tokens of a batch that are in memory together, with the same result; all of it when None.
 
     ``y_NE``: what a transcoder is to predict. ``deployed``: as the autoencoder is used after training.
     ``weights``: those of the loss's parts, at their full height, where the loss is to be measured too.
@@ -91,13 +103,18 @@ def evaluate(
     batches: Iterable[tuple[Tensor, Tensor]] = zip(x_ND.split(batch_tokens), target_NE.split(batch_tokens), strict=True)
     for x_BD, y_BE in batches:
         x_BD, y_BE = x_BD.to(like), y_BE.to(like)
-        out = sae(x_BD, deployed=deployed)
-        error += squared_error(y_BE, out.y_hat_BE).item()
-        variance += squared_error(y_BE, mean_E).item()
-        active += float(out.code.n_active)
-        firings_F += out.code.firings_F.cpu()
+        parts = parts_of(sae, x_BD, y_BE, at_once, deployed=deployed)
         if weights is not None:
-            loss += loss_of(sae, x_BD, y_BE, out, none_dead, weights).total.item() * len(x_BD)
+            whole = WholeBatch(y_BE) if len(parts) == 1 else survey(sae, y_BE, parts, none_dead, weights)
+        for part in parts:
+            out = sae(part.x_BD, deployed=deployed, chosen=part.chosen)
+            error += squared_error(part.y_BE, out.y_hat_BE).item()
+            variance += squared_error(part.y_BE, mean_E).item()
+            active += float(out.code.n_active)
+            firings_F += out.code.firings_F.cpu()
+            if weights is not None:
+                share = loss_of(sae, part.x_BD, part.y_BE, out, none_dead, weights, whole).total.item()
+                loss += share * len(x_BD)
     tokens = x_ND.shape[0]
     return Evaluation(
         fvu=error / variance if variance else float("nan"),

@@ -34,6 +34,10 @@ MOST_HALVINGS = 3
 """So often the part of a batch that is differentiated at once is halved for want of GPU memory."""
 
 
+class OptimizerOutOfMemory(torch.cuda.OutOfMemoryError):
+    """Moments, or what works on them, do not fit beside weights and gradients; some weights may have moved."""
+
+
 @dataclass(frozen=True)
 class StepOutcome:
     """What one step saw. Tensors stay on the device until someone looks."""
@@ -172,11 +176,25 @@ class Trainer:
             # Only here is the traceback gone, which held on to what the failed part had allocated.
             torch.cuda.empty_cache()
 
+    def rehearse(self, x_BD: Tensor, y_BE: Tensor | None = None) -> None:
+        """Differentiate a batch and forget it: what fits only now, beside other things, says nothing of later steps.
+
+        Raises:
+            torch.cuda.OutOfMemoryError: not even an eighth of it fits.
+        """
+        size, halvings = self.micro_batch_size, self._halvings
+        try:
+            self.differentiate(x_BD, y_BE)
+        finally:
+            self.micro_batch_size, self._halvings = size, halvings
+            self._optimizer.zero_grad(set_to_none=True)
+
     def train_step(self, x_BD: Tensor, y_BE: Tensor | None = None, *, measure: bool = False) -> StepOutcome:
         """Learn from one batch. With ``measure`` what costs a pass of its own is reported too: FVU, gradient norm.
 
         Raises:
             torch.cuda.OutOfMemoryError: not even an eighth of the batch fits; nothing was learned.
+            OptimizerOutOfMemory: the batch fits, and the optimiser's state does not.
         """
         coefficient = self.coefficient
         target_BE = x_BD if y_BE is None else y_BE
@@ -263,7 +281,11 @@ class Trainer:
             torch.nn.utils.clip_grads_with_norm_(self.sae.parameters(), clip, grad_norm)
         for group in self._optimizer.param_groups:
             group["lr"] = lr * group["rate_scale"]
-        self._optimizer.step()
+        try:
+            self._optimizer.step()
+        except torch.cuda.OutOfMemoryError as error:
+            # Smaller parts of the batch would not help: its activations are gone already.
+            raise OptimizerOutOfMemory(str(error)) from error
         if self.sae.holds_unit_norm:
             self.sae.normalise_decoder()
         if before:

@@ -7,11 +7,14 @@ from types import SimpleNamespace
 from uuid import uuid4
 
 import pytest
+import torch
 
 from worker_image import run as worker
+from worker_image.contract.evaluate_sae import EvaluateSaeParams
 from worker_image.contract.events import Failure, event
-from worker_image.contract.jobs import TrainSaeParams
+from worker_image.contract.jobs import JobParams, TrainSaeParams
 from worker_image.contract.rundir import RunDir, RunSpec
+from worker_image.contract.sae_features import SaeFeaturesParams
 from worker_image.errors import OutOfGpuMemory, UserError
 
 
@@ -68,3 +71,23 @@ def test_any_other_exception_is_internal_and_its_traceback_is_logged(
 def test_a_full_disk_is_called_one(run_dir: RunDir, monkeypatch: pytest.MonkeyPatch) -> None:
     _, failure = end_of(run_dir, OSError(errno.ENOSPC, "No space left on device"), monkeypatch)
     assert "disk is full" in failure.message
+
+
+@pytest.mark.parametrize(
+    ("params", "field"),
+    [
+        (TrainSaeParams(model="m", dataset="d"), "batch_size"),
+        (EvaluateSaeParams(sae="s", model="m", dataset="d"), "harvest_batch_size"),
+        (SaeFeaturesParams(sae="s", model="m", dataset="d"), "harvest_batch_size"),
+    ],
+    ids=["train_sae", "evaluate_sae", "sae_features"],
+)
+def test_wherever_gpu_memory_runs_out_a_parameter_is_named(
+    run_dir: RunDir, monkeypatch: pytest.MonkeyPatch, params: JobParams, field: str
+) -> None:
+    run_dir.params.unlink()
+    run_dir.create(RunSpec(job_id=uuid4(), attempt=1, name="test", params=params))
+    code, failure = end_of(run_dir, torch.cuda.OutOfMemoryError("tried to allocate 2 GiB"), monkeypatch)
+    assert code == 1
+    assert (failure.code, failure.field) == ("cuda_oom", field)
+    assert f"lower {field}" in (failure.suggestion or "")

@@ -9,7 +9,6 @@ from torch import Tensor
 
 from worker_image.sae.calibration import calibrate
 from worker_image.sae.evaluation import Evaluation, evaluate
-from worker_image.sae.losses import Loss
 from worker_image.sae.trainer import StepOutcome, Trainer
 
 
@@ -37,20 +36,27 @@ class Learner:
         """Learn from a batch that is on the device."""
         return self.trainer.train_step(*self._split(batch_BW), measure=measure)
 
-    def differentiate(self, batch_BW: Tensor) -> Loss:
-        """What a step costs, without taking it."""
-        return self.trainer.differentiate(*self._split(batch_BW)).loss
+    def rehearse(self, batch_BW: Tensor) -> None:
+        """Take the time of a step without taking it.
+
+        Raises:
+            torch.cuda.OutOfMemoryError: beside what else there is not even an eighth of the batch fits.
+        """
+        self.trainer.rehearse(*self._split(batch_BW))
 
     def evaluate(self, held_out_NW: Tensor, batch_tokens: int) -> Evaluation:
         """Measure on tokens that were not trained on."""
         x_ND, y_NE = held_out_NW[:, self.encoded], held_out_NW[:, self.predicted]
-        return evaluate(self.trainer.sae, x_ND, batch_tokens, y_NE, weights=self.trainer.coefficients)
+        at_once = self.trainer.micro_batch_size
+        weights = self.trainer.coefficients
+        return evaluate(self.trainer.sae, x_ND, batch_tokens, y_NE, weights=weights, at_once=at_once)
 
     def evaluate_deployed(self, held_out_NW: Tensor, batch_tokens: int) -> Evaluation:
         """Measure as it is used after training: a threshold that takes the batch's place is calibrated first."""
         x_ND, y_NE = held_out_NW[:, self.encoded], held_out_NW[:, self.predicted]
-        calibrate(self.trainer.sae, x_ND, batch_tokens)
-        return evaluate(self.trainer.sae, x_ND, batch_tokens, y_NE, deployed=True)
+        at_once = self.trainer.micro_batch_size
+        calibrate(self.trainer.sae, x_ND, batch_tokens, at_once)
+        return evaluate(self.trainer.sae, x_ND, batch_tokens, y_NE, deployed=True, at_once=at_once)
 
     def _split(self, batch_BW: Tensor) -> tuple[Tensor, Tensor]:
         x_BD = batch_BW[:, self.encoded].contiguous()

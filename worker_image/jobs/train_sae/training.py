@@ -39,7 +39,7 @@ from worker_image.sae.evaluation import Evaluation
 from worker_image.sae.files import put_text
 from worker_image.sae.normalisation import Scaling
 from worker_image.sae.random_state import restore_random_state
-from worker_image.sae.trainer import StepOutcome
+from worker_image.sae.trainer import OptimizerOutOfMemory, StepOutcome
 
 _CENTRE_SAMPLE = 16_384
 """Activations from which the biases start; more do not move their median visibly."""
@@ -88,6 +88,7 @@ class Training:
         self._scaling: Scaling | None = None
         """Known from the first batches on."""
         self._has_held_out = False
+        self._is_probed = False
         self._began = began
         if inputs.checkpoint is not None:
             self._continue_from(inputs.checkpoint)
@@ -224,12 +225,17 @@ class Training:
     def _probe(self) -> None:
         """Time a step's gradients before the first step, so that the time left is known while harvesting."""
         batch_BW = self.batches.sample(self.params.batch_size)
-        if len(batch_BW) == self.params.batch_size:
-            batch_BW = batch_BW.to(self.inputs.device, torch.float32)
-            for _ in range(2):  # the first pass also pays for allocating
-                self._train_pace.start()
-                for learner in self.learners:
-                    learner.differentiate(batch_BW)
+        if not self._is_probed and len(batch_BW) == self.params.batch_size:
+            self._is_probed = True
+            try:
+                batch_BW = batch_BW.to(self.inputs.device, torch.float32)
+                for _ in range(2):  # the first pass also pays for allocating
+                    self._train_pace.start()
+                    for learner in self.learners:
+                        learner.rehearse(batch_BW)
+            except torch.cuda.OutOfMemoryError:
+                # The language model is there beside it; training's own steps will tell whether they fit.
+                return
             self._train_pace.advance(1)
 
     def _step(self, batch_BW: Tensor) -> list[StepOutcome]:
@@ -239,6 +245,13 @@ class Training:
             batch_BW = self._scaling.apply(batch_BW.to(self.inputs.device, torch.float32))
             before = [Standing.of(learner) for learner in self.learners]
             outcomes = self._abreast.map(lambda it: it.train_step(batch_BW, measure=measure), self.learners)
+        except OptimizerOutOfMemory as error:
+            raise OutOfGpuMemory(
+                "expansion_factor",
+                f"what {self.params.optimizer} remembers of {self.learners[0].trainer.config.d_sae} latents does not "
+                f"fit into GPU memory; reckoned with: {self._need.table('gpu')}",
+                "lower expansion_factor, or take the optimizer signum, which remembers half as much as adam",
+            ) from error
         except torch.cuda.OutOfMemoryError as error:
             raise OutOfGpuMemory(
                 "batch_size",

@@ -4,6 +4,7 @@ import json
 import re
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 from uuid import uuid4
 
 import pytest
@@ -27,6 +28,7 @@ from worker_image.errors import UserError
 from worker_image.jobs.train_sae import main
 from worker_image.reporter import Instruction, Terminated
 from worker_image.sae.checkpoint import checkpoints_in, load_checkpoint
+from worker_image.sae.model import Output, Sae
 from worker_image.sae.trainer import StepOutcome, Trainer
 
 UNUSED_K = TrainSaeParams.model_fields["k"].default
@@ -235,6 +237,35 @@ def test_weights_that_were_lost_in_a_step_of_finite_loss_are_no_checkpoint_to_co
     with pytest.raises(UserError, match=r"parameter W_dec_FE is no longer finite at step 8"):
         job(script=once_at(8, pause()), checkpoint_every_steps=every, nan_patience=0)
     assert {path.name for path in (tmp_path / "run" / "checkpoints").iterdir()} == {"anomaly_8"}
+
+
+def test_a_rehearsal_that_does_not_fit_costs_only_the_time_it_foretells(
+    job: Job, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tried: list[int] = []
+
+    def no_room(self: Trainer, x_BD: torch.Tensor, *_: object) -> None:
+        tried.append(len(x_BD))
+        raise torch.cuda.OutOfMemoryError("no room")
+
+    monkeypatch.setattr(Trainer, "rehearse", no_room)
+    assert job(cache="off").finished.outcome == "completed"
+    assert tried == [64]
+
+
+def test_held_out_tokens_are_measured_in_the_parts_that_training_came_down_to(
+    job: Job, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def short(self: Sae, x_BD: torch.Tensor, **how: Any) -> Output:
+        if len(x_BD) > 16:
+            raise torch.cuda.OutOfMemoryError("no room")
+        return forward(self, x_BD, **how)
+
+    forward = Sae.forward
+    monkeypatch.setattr(Sae, "forward", short)
+    run = job(checkpoint_every_steps=10, micro_batch_size=32)
+    assert run.finished.outcome == "completed"
+    assert any("16 of 64 tokens" in text for level, text in run.lines if level == "warning")
 
 
 def test_the_same_seed_gives_the_same_weights_and_another_does_not(job: Job) -> None:

@@ -3,6 +3,7 @@
 import pytest
 import torch
 
+from worker_image.sae.calibration import calibrate
 from worker_image.sae.config import SaeConfig
 from worker_image.sae.evaluation import Evaluation, evaluate
 from worker_image.sae.losses import Coefficients, loss_of
@@ -48,3 +49,22 @@ def test_reconstructions_that_are_not_finite_are_told_from_tokens_that_vary_in_n
         trainer.sae.W_dec_FE.fill_(torch.inf)
     assert not evaluate(trainer.sae, torch.randn(8, 4), 8).is_finite
     assert evaluate(trainer.sae, torch.full((8, 4), torch.nan), 8).is_finite
+
+
+@pytest.mark.parametrize("family", ["topk", "batch_topk", "jumprelu", "standard"])
+def test_a_batch_in_parts_measures_the_same(family: str) -> None:
+    trainer = Trainer(SaeConfig(d_in=4, d_sae=8, family=family, k=2, seed=1))  # type: ignore[arg-type]
+    x_ND = torch.randn(32, 4, generator=torch.Generator().manual_seed(0))
+    weights = Coefficients(sparsity=0.3, auxk_alpha=0.0)
+    found = [evaluate(trainer.sae, x_ND, 16, weights=weights, at_once=size) for size in (None, 5)]
+    assert found[0].values() == pytest.approx(found[1].values(), rel=1e-4)
+    assert torch.equal(found[0].firings_F, found[1].firings_F)
+
+
+def test_no_more_tokens_are_in_memory_than_fit_at_once() -> None:
+    trainer = Trainer(SaeConfig(d_in=4, d_sae=8, family="batch_topk", k=2))
+    sizes: list[int] = []
+    trainer.sae.register_forward_pre_hook(lambda _, given: sizes.append(len(given[0])))
+    calibrate(trainer.sae, torch.randn(32, 4), 16, at_once=6)
+    evaluate(trainer.sae, torch.randn(32, 4), 16, deployed=True, at_once=6)
+    assert sizes == [6, 6, 4] * 4

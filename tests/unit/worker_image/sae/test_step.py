@@ -11,7 +11,7 @@ from worker_image.sae.config import SaeConfig
 from worker_image.sae.gradients import gradient_statistics, unmoved_shares
 from worker_image.sae.losses import Loss
 from worker_image.sae.precision import RoundedWeights, rounded
-from worker_image.sae.trainer import MOST_HALVINGS, Trainer
+from worker_image.sae.trainer import MOST_HALVINGS, OptimizerOutOfMemory, Trainer
 
 
 def trainer(**changes: object) -> Trainer:
@@ -143,6 +143,26 @@ def test_after_three_halvings_nothing_is_tried_any_more_and_nothing_was_learned(
     assert len(memory.sizes) == MOST_HALVINGS + 1
     assert made.step == 0
     assert_same(made, untouched)
+
+
+def test_a_rehearsal_leaves_no_trace_though_memory_was_short_meanwhile() -> None:
+    made = trainer()
+    ShortOfMemory(made, most=20)
+    made.rehearse(tokens())
+    assert (made.micro_batch_size, made.step) == (None, 0)
+    assert all(parameter.grad is None for parameter in made.sae.parameters())
+
+
+def test_moments_that_do_not_fit_are_told_from_a_batch_that_does_not(monkeypatch: pytest.MonkeyPatch) -> None:
+    made = trainer()
+
+    def no_room(*_: object) -> None:
+        raise torch.cuda.OutOfMemoryError("no room")
+
+    monkeypatch.setattr(made._optimizer, "step", no_room)
+    with pytest.raises(OptimizerOutOfMemory):
+        made.train_step(tokens())
+    assert made.micro_batch_size is None
 
 
 def test_a_step_whose_loss_is_not_finite_is_skipped() -> None:
