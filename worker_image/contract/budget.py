@@ -254,6 +254,7 @@ def _disk(params: TrainSaeParams, parameters: int) -> Iterator[Component]:
     every = params.checkpoint_every_steps
     saved = 1 + (params.steps - 1) // every if every else 1
     round_ones = params.steps // math.lcm(every, params.keep_every_steps) if every and params.keep_every_steps else 0
+    round_ones = min(round_ones, params.keep_every_at_most)
     # The newest, the first, the best, and those at round steps.
     kept = min(saved, params.keep_checkpoints + 2 + round_ones)
     field = "keep_checkpoints" if round_ones <= params.keep_checkpoints else "keep_every_steps"

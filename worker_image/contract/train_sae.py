@@ -10,6 +10,7 @@ from worker_image.contract.architecture import ArchitectureParams
 from worker_image.contract.commands import CommandType
 from worker_image.contract.job_type import group, recommended
 from worker_image.contract.optimisation import OptimisationParams
+from worker_image.contract.retention import RetentionPolicy
 from worker_image.contract.tracking import TrackingParams
 
 MOST_SAES = 64
@@ -53,6 +54,7 @@ class TrainSaeParams(TrackingParams, OptimisationParams, ArchitectureParams, Act
             "checkpoint_every_minutes",
             "keep_checkpoints",
             "keep_every_steps",
+            "keep_every_at_most",
         }
     )
     resumable: ClassVar[bool] = True
@@ -85,7 +87,10 @@ class TrainSaeParams(TrackingParams, OptimisationParams, ArchitectureParams, Act
     keep_checkpoints: int = Field(default=3, ge=1, le=1000)
     """Newest checkpoints kept, besides the first, the best on held-out tokens, and those of keep_every_steps."""
     keep_every_steps: int | None = Field(default=1000, ge=1)
-    """Keep each checkpoint whose step is a multiple of this; none for its step when empty."""
+    """Keep checkpoints whose step is a multiple of this; none for its step when empty."""
+    keep_every_at_most: int = Field(default=10, ge=1, le=1000)
+    """So many of those, besides what is kept anyway: where there are more, only those at multiples of twice as many
+    steps stay, or of four times, and so on."""
     export_formats: Annotated[list[ExportFormat], Field(max_length=4)] = Field(default=["auto"])
     """Formats of other libraries that the autoencoder is written in beside our own, each in a folder of its own; auto
     is SAELens, or sparsify where SAELens cannot express it. Any can be made later with saeforge convert."""
@@ -125,6 +130,11 @@ class TrainSaeParams(TrackingParams, OptimisationParams, ArchitectureParams, Act
             having = " with a skip connection" if self.skip_connection else ""
             raise ValueError(f"export_formats: {refused} has no {self.family} {kind}{having}; leave it out")
         return self
+
+    @property
+    def retention(self) -> RetentionPolicy:
+        """Which checkpoints stay."""
+        return RetentionPolicy(self.keep_checkpoints, self.keep_every_steps, self.keep_every_at_most)
 
     @property
     def hookpoints(self) -> list[str]:

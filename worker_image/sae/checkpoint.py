@@ -20,7 +20,6 @@ from torch import Tensor
 
 from worker_image.sae.files import exchange, sha256_of, sync_directory
 from worker_image.sae.random_state import RandomState, random_state
-from worker_image.sae.retention import Kept
 from worker_image.sae.tensor_file import Written, write_tensors, write_text
 
 FORMAT = 2
@@ -72,6 +71,18 @@ class CheckpointState:
     def name(self) -> str:
         """Of its directory."""
         return f"{self.kind}_{self.step}"
+
+
+@dataclass(frozen=True)
+class Kept:
+    """A checkpoint in a folder, as far as its keeping depends on it."""
+
+    name: str
+    step: int
+    held_out_loss: float | None = None
+    """Measured on held-out tokens when it was written; None where nothing was measured."""
+    is_anomaly: bool = False
+    """Written for a look at what went wrong, not to continue from."""
 
 
 @dataclass(frozen=True)
@@ -190,13 +201,13 @@ def checkpoints_in(folder: Path) -> list[Path]:
 
 
 def kept_in(folder: Path) -> list[Kept]:
-    """What there is in a folder, for retention to choose from."""
+    """What there is in a folder, for retention to choose from, oldest first."""
     found = []
     for path in folder.iterdir():
         if _NAME.fullmatch(path.name):
             is_anomaly = path.name.startswith("anomaly_")
             found.append(Kept(path.name, _step_of(path.name), _held_out_loss(path), is_anomaly))
-    return found
+    return sorted(found, key=lambda kept: kept.step)
 
 
 def delete_checkpoint(path: Path) -> None:

@@ -2,10 +2,11 @@
 
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 from worker_image.contract.events import CheckpointRemoved, CheckpointSaved
+from worker_image.contract.retention import doomed
 from worker_image.contract.train_sae import TrainSaeParams
 from worker_image.memory import MIB, available_bytes
 from worker_image.reporter import Instruction, RunContext
@@ -17,7 +18,6 @@ from worker_image.sae.checkpoint import (
     verify_checkpoint,
 )
 from worker_image.sae.checkpoint_writer import CheckpointWriter
-from worker_image.sae.retention import RetentionPolicy, doomed
 
 Reason = Literal["interval", "command", "pause", "stop", "final", "anomaly"]
 
@@ -155,10 +155,11 @@ class Checkpoints:
         if wanted.command is not None:
             self._run.applied(wanted.command, f"{name} is saved", saved.step)
         # Not before it is announced: who continues the job knows only of those that were.
-        policy = RetentionPolicy(params.keep_checkpoints, params.keep_every_steps, first=self._is_first_attempt)
-        for old in doomed(kept_in(self._run.checkpoints), policy, {*self._in_use, name}):
-            self._run.emit(CheckpointRemoved, name=old)
-            self._writer.delete(self._run.checkpoints / old)
+        policy = replace(params.retention, first=self._is_first_attempt)
+        found = kept_in(self._run.checkpoints)
+        for old in doomed(found, policy, [one for one in found if one.name in {*self._in_use, name}]):
+            self._run.emit(CheckpointRemoved, name=old.name)
+            self._writer.delete(self._run.checkpoints / old.name)
 
 
 def _spare_bytes() -> int | None:

@@ -96,8 +96,13 @@ def test_the_buffer_holds_no_more_than_training_asks_for() -> None:
 def test_checkpoints_are_those_kept_and_the_one_being_written() -> None:
     given = {"expansion_factor": 4, "steps": 1000, "checkpoint_every_steps": 100, "keep_checkpoints": 3}
     one = 12 * (2 * 32 * 8 + 32 + 8)
-    for keep_every_steps, kept in ((None, 3 + 2), (500, 3 + 2 + 2), (100, 10)):
-        params = asked(**given, keep_every_steps=keep_every_steps)
+    for keep_every_steps, at_most, kept in (
+        (None, 10, 3 + 2),
+        (500, 10, 3 + 2 + 2),
+        (100, 10, 10),
+        (100, 4, 3 + 2 + 4),
+    ):
+        params = asked(**given, keep_every_steps=keep_every_steps, keep_every_at_most=at_most)
         assert sizes(reckoned(params, SMALL, on_gpu=True), "disk")["checkpoints"] == (kept + 1) * one
 
 

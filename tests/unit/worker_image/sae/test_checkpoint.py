@@ -18,6 +18,7 @@ from worker_image.sae.checkpoint import (
     CheckpointCorrupt,
     CheckpointOutdated,
     CheckpointState,
+    Kept,
     SaeState,
     checkpoints_in,
     clear_leftovers,
@@ -28,7 +29,6 @@ from worker_image.sae.checkpoint import (
     verify_checkpoint,
 )
 from worker_image.sae.random_state import restore_random_state
-from worker_image.sae.retention import Kept
 
 FILES = ["sae_0.safetensors", "training_0.safetensors", "random.safetensors", "state.json", "manifest.json"]
 
