@@ -279,13 +279,7 @@ class Trainer:
             grad_norm = torch.nn.utils.get_total_norm(gradients)
         if clip is not None and grad_norm is not None:
             torch.nn.utils.clip_grads_with_norm_(self.sae.parameters(), clip, grad_norm)
-        for group in self._optimizer.param_groups:
-            group["lr"] = lr * group["rate_scale"]
-        try:
-            self._optimizer.step()
-        except torch.cuda.OutOfMemoryError as error:
-            # Smaller parts of the batch would not help: its activations are gone already.
-            raise OptimizerOutOfMemory(str(error)) from error
+        self._move(lr)
         if self.sae.holds_unit_norm:
             self.sae.normalise_decoder()
         if before:
@@ -295,6 +289,15 @@ class Trainer:
             if self._rounded.stalled_share is not None:
                 statistics["bit_stall_share"] = self._rounded.stalled_share
         return grad_norm, statistics
+
+    def _move(self, lr: float) -> None:
+        for group in self._optimizer.param_groups:
+            group["lr"] = lr * group["rate_scale"]
+        try:
+            self._optimizer.step()
+        except torch.cuda.OutOfMemoryError as error:
+            # Smaller parts of the batch would not help: its activations are gone already.
+            raise OptimizerOutOfMemory(str(error)) from error
 
     def _look_at_gradients(self) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
         """Statistics of the loss's own gradients, and the weights before the step; both empty unless they are due."""
