@@ -54,9 +54,10 @@ class OptimisationParams(JobType):
     weights_dtype: Literal["float32", "float8_e4m3", "float8_e5m2"] = Field(default="float32", json_schema_extra=_GROUP)
     """Hold weight matrices as FP8 would, simulated: the optimiser moves float32 masters, products see them rounded.
     bit_stall_share tells how many weights moved too little to change a bit."""
-    nan_patience: int = Field(default=0, ge=0, le=1000, json_schema_extra=_GROUP)
-    """Steps in a row whose loss may be not finite; they are skipped. One more, and training ends. Every step is looked
-    at then, for which a GPU has to be waited for."""
+    nan_patience: int = Field(default=10, ge=0, le=1000, json_schema_extra=_GROUP)
+    """Steps in a row that may be lost, because the loss or a gradient is not finite: they are skipped. One more, and
+    training ends. Every step is looked at, for which a GPU has to be waited for; with 0 only those that are reported
+    are, and the first that is lost ends training."""
     gradient_statistics_every_steps: int | None = Field(default=None, ge=1, json_schema_extra=_GROUP)
     """Steps between looks at each parameter's gradient (norms, dead share, signal to noise, cosine with the step
     before); none when empty."""

@@ -99,8 +99,9 @@ class SaeConfig:
     """Tokens differentiated at once; the gradients of a batch are summed over its parts. All of it when None."""
     weights_dtype: WeightsDtype = "float32"
     """How weight matrices are held between steps."""
-    nan_patience: int = 0
-    """Steps in a row whose loss may be not finite: they are skipped."""
+    nan_patience: int = 10
+    """Steps in a row that may be lost, because the loss or a gradient is not finite: they are skipped. None is looked
+    at when 0."""
     gradient_statistics_every_steps: int | None = None
     """Steps between looks at the gradients; never when None."""
     seed: int = 0

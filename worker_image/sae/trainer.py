@@ -141,6 +141,16 @@ class Trainer:
         return None if self._last_loss is None else self._last_loss.item()
 
     @property
+    def lost_in_a_row(self) -> int:
+        """Latest steps that were skipped, one after the other."""
+        return self._lost_in_a_row
+
+    @property
+    def is_patient(self) -> bool:
+        """Whether no more steps in a row were lost than may be."""
+        return self._lost_in_a_row <= self.config.nan_patience
+
+    @property
     def lost_parameter(self) -> str | None:
         """Name of a parameter that is not finite; None where all are."""
         # One sum instead of a look at each entry: it is finite only if all are.
@@ -262,7 +272,7 @@ class Trainer:
             return False
         self._lost_in_a_row += 1
         self.skipped_steps += 1
-        if self._lost_in_a_row > self.config.nan_patience:
+        if not self.is_patient:
             self._last_loss = torch.full_like(loss.total, float("nan"))
         return True
 

@@ -266,6 +266,8 @@ class Training:
             # Moments exist from the first step on.
             self.checkpoints.reserve(self._state("step"))
             self._reserved = True
+        if not all(learner.trainer.is_patient for learner in self.learners):
+            self._check_finite()
         return outcomes
 
     def _tell_of_trouble(self, learner: Learner, before: "Standing") -> None:
@@ -278,7 +280,7 @@ class Training:
                 "warning",
             )
         if trainer.skipped_steps > before.skipped_steps:
-            self.run.notify(f"{which}step {trainer.step} was skipped: its loss is not finite", "warning")
+            self.run.notify(f"{which}step {trainer.step} was skipped: its loss or a gradient is not finite", "warning")
 
     def _is_reported(self, step: int) -> bool:
         return step % self.params.log_every_steps == 0 or step == self.params.steps
@@ -350,7 +352,7 @@ class Training:
         good, which = self.checkpoints.newest, f" of {lost.label}" if lost.label else ""
         raise UserError(
             "lr",
-            f"the {what}{which} is no longer finite at step {self.step}",
+            f"the {what}{which} is no longer finite at step {self.step}{_since(lost.trainer.lost_in_a_row)}",
             f"lower lr (it is {lost.trainer.peak_lr:g}) or set grad_clip, e.g. to 1"
             + (f", and restart from {good}: nothing before it is lost" if good else ""),
         )
@@ -525,6 +527,10 @@ class Training:
         put_text(self.run.artifacts / "report.md", text)
         announce(self.run, self.run.artifacts / "report.md", "report")
         return results
+
+
+def _since(lost_in_a_row: int) -> str:
+    return f", after {lost_in_a_row} steps in a row that were skipped" if lost_in_a_row > 1 else ""
 
 
 def _validated(measured: Evaluation) -> dict[str, float]:

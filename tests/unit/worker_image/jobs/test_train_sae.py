@@ -216,9 +216,23 @@ def test_a_lost_step_is_skipped_where_there_is_patience(job: Job, monkeypatch: p
 
     learn = Trainer.train_step
     monkeypatch.setattr(Trainer, "train_step", losing)
-    run = job(nan_patience=1)
+    run = job()
     assert run.finished.outcome == "completed"
-    assert ("warning", "step 8 was skipped: its loss is not finite") in run.lines
+    assert ("warning", "step 8 was skipped: its loss or a gradient is not finite") in run.lines
+
+
+def test_after_ten_lost_steps_in_a_row_training_ends_at_once(
+    job: Job, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def losing(self: Trainer, x: torch.Tensor, y: torch.Tensor | None = None, *, measure: bool = False) -> StepOutcome:
+        return learn(self, x * torch.nan if self.step >= 7 else x, y, measure=measure)
+
+    learn = Trainer.train_step
+    monkeypatch.setattr(Trainer, "train_step", losing)
+    with pytest.raises(UserError, match=r"no longer finite at step 18, after 11 steps in a row that were skipped"):
+        job(log_every_steps=30, checkpoint_every_steps=5)
+    # What was skipped did no harm: they can be continued from.
+    assert {path.name for path in (tmp_path / "run" / "checkpoints").iterdir()} >= {"step_5", "step_15", "anomaly_18"}
 
 
 @pytest.mark.parametrize("every", [8, None])
