@@ -50,6 +50,7 @@ class Board:
             half_life_s=settings.half_life_s,
             preempt_after_s=settings.preempt_after_s,
             gpu_margin_mb=settings.gpu_margin_mb,
+            gpu_outside_mb=settings.gpu_outside_mb,
             grace_s=settings.grace_s,
         )
         self._memory_mb = settings.memory_mb or int(psutil.virtual_memory().total * MEMORY_SHARE) >> 20
@@ -119,8 +120,11 @@ class Board:
             for occupant in found:
                 if occupant.job_id is not None:
                     seen[occupant.job_id] += occupant.memory_mb or 0
-        live = {holding.job_id for holding in holdings}
-        self._peak_mb = {job_id: max(self._peak_mb.get(job_id, 0), seen[job_id]) for job_id in live}
+        # What the store keeps of it is what was seen before this orchestrator began.
+        self._peak_mb = {
+            holding.job_id: max(self._peak_mb.get(holding.job_id, 0), seen[holding.job_id], holding.peak_gpu_memory_mb)
+            for holding in holdings
+        }
 
     async def _closeness(self, gpus: Sequence[Gpu]) -> Topology:
         """How close the GPUs are: asked for once, and again when there are others."""
@@ -139,13 +143,20 @@ class Board:
 def _outside_mb(gpu: Gpu, occupants: Iterable[Occupant], holdings: Iterable[Holding]) -> int:
     """Memory in use that is no job's: of processes from outside, of a desktop, of the driver.
 
-    Where the driver does not tell how much each process uses, the jobs are taken to use what they were granted.
+    Where the driver does not show a job's processes, or not how much they use, it is taken to use what it was granted.
     """
-    used = [occupant.memory_mb for occupant in occupants if occupant.job_id is not None]
-    if any(memory_mb is None for memory_mb in used):
-        jobs_mb = sum(holding.gpu_memory_mb or 0 for holding in holdings if gpu.uuid in holding.gpus)
-    else:
-        jobs_mb = sum(memory_mb or 0 for memory_mb in used)
+    holders = [holding for holding in holdings if gpu.uuid in holding.gpus]
+    if any(holding.gpu_memory_mb is None for holding in holders):
+        return 0
+    used: dict[UUID, list[int | None]] = {}
+    for occupant in occupants:
+        if occupant.job_id is not None:
+            used.setdefault(occupant.job_id, []).append(occupant.memory_mb)
+    jobs_mb = 0
+    for holding in holders:
+        told = used.get(holding.job_id, [None])
+        known = [memory_mb for memory_mb in told if memory_mb is not None]
+        jobs_mb += sum(known) if len(known) == len(told) else holding.gpu_memory_mb or 0
     return max(gpu.memory_used_mb - jobs_mb, 0)
 
 

@@ -114,7 +114,11 @@ class Lookout:
         self._rarely_s = HINTED_S if self._hinted else 0.0
         try:
             states = await self._executor.states({watch.handle for watch in watches})
-        except EngineUnavailable as error:
+        except Exception as error:
+            if not isinstance(error, EngineUnavailable):
+                # An answer that makes no sense to us is no verdict on anybody's attempt either.
+                logger.exception("the states of attempts cannot be read")
+                error = EngineUnavailable(f"the states of attempts cannot be read: {error!r}")
             self._rarely_s = AWAY_S
             for watch in watches:
                 watch.found(None, error)
@@ -125,10 +129,14 @@ class Lookout:
     async def _listen(self) -> None:
         """Look at once when the engine says that something happened."""
         while True:
-            with suppress(EngineUnavailable):
+            try:
                 async for _ in self._executor.changes():
                     self._hinted = True
                     self._due.set()
+            except EngineUnavailable:
+                pass
+            except Exception:
+                logger.exception("what the engine tells of changes cannot be read")
             if self._hinted:
                 # It may have gone.
                 self._hinted = False

@@ -196,7 +196,10 @@ def _problems(handle: Any, uncorrected_errors: int | None, xid: int | None) -> I
 
 
 def _processes(handle: Any) -> Iterator[GpuProcess]:
-    for found in _if_given(lambda: pynvml.nvmlDeviceGetComputeRunningProcesses(handle)) or ():
+    compute = _if_given(lambda: pynvml.nvmlDeviceGetComputeRunningProcesses(handle)) or ()
+    # Those that share it through the driver's own server are listed apart, or on older drivers twice.
+    shared = _if_given(lambda: pynvml.nvmlDeviceGetMPSComputeRunningProcesses(handle)) or ()
+    for found in {found.pid: found for found in (*shared, *compute)}.values():
         used = found.usedGpuMemory
         yield GpuProcess(found.pid, _program(found.pid), None if used is None else used >> 20)
 

@@ -107,6 +107,15 @@ def _ended_well(facts: Facts) -> EndReason | None:
     return EndReason.COMPLETED if facts.exit_code == 0 and not facts.builtin else None
 
 
+NEVER_BEGUN: Final[dict[Intent, EndReason]] = {
+    "cancel": EndReason.CANCELLED,
+    "stop": EndReason.STOPPED,
+    "pause": EndReason.PAUSED,
+    "requeue": EndReason.PAUSED,
+}
+"""What is wanted of a job -> how an attempt ended that was called off before anything was started."""
+
+
 def launch_outcome(error: ImageMissing | LaunchFailed) -> Outcome:
     """What is told when the engine could not start it at all."""
     reason = EndReason.IMAGE_MISSING if isinstance(error, ImageMissing) else EndReason.LAUNCH_FAILED

@@ -125,12 +125,7 @@ class Scheduler:
             while True:
                 began = time.monotonic()
                 with self._instruments.tick_seconds.time():
-                    try:
-                        await self.tick()
-                    except DiskFull as error:
-                        # Nothing was changed, and the attempts go on: look again later.
-                        self._note_disk(error.message)
-                self._ticked_at = time.monotonic()
+                    await self._tick_whatever_happens()
                 await asyncio.sleep(min(REST * (time.monotonic() - began), BUSY_TICK_S))
                 seconds = BUSY_TICK_S if self.waits else IDLE_TICK_S
                 with suppress(TimeoutError):
@@ -143,6 +138,20 @@ class Scheduler:
             await asyncio.gather(*self._tasks, return_exceptions=True)
             for lookout in self._lookouts.values():
                 await lookout.close()
+
+    async def _tick_whatever_happens(self) -> None:
+        """A tick that fails is tried again: nothing was changed by halves, and the attempts go on."""
+        try:
+            await self.tick()
+        except DiskFull as error:
+            self._note_disk(error.message)
+        except Exception:
+            # It does not count as a round: a loop that fails for long is told as one that stands still.
+            logger.exception("jobs cannot be planned; trying again")
+            await asyncio.sleep(BUSY_TICK_S)
+            self.wake()
+            return
+        self._ticked_at = time.monotonic()
 
     async def tick(self) -> None:
         """Plan once and start what may start."""
@@ -315,8 +324,12 @@ class Scheduler:
         key = attempt.job_id, attempt.number
         self._failures[key] += 1
         await asyncio.sleep(min(BUSY_TICK_S * 2 ** self._failures[key], RETRY_MOST_S))
-        attempt = await self._store.attempt(*key)
-        job = await self._store.job(attempt.job_id)
+        try:
+            attempt = await self._store.attempt(*key)
+            job = await self._store.job(attempt.job_id)
+        except NotFound:
+            # Purged meanwhile: nobody wants anything of it any more.
+            return
         executor = self._executors.get(attempt.executor)
         if attempt.ended_at is None and job.intent == "cancel" and executor is not None:
             await self._supervisor(job, attempt, executor).give_up()

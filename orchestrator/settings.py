@@ -121,6 +121,9 @@ class Settings(ClientSettings):
     """MiB of memory that the limits of all running jobs may add up to; the machine's less a tenth when empty."""
     gpu_margin_mb: int = Field(default=512, ge=0)
     """MiB of every shared GPU that are left alone."""
+    gpu_outside_mb: int = Field(default=2048, ge=0)
+    """MiB of a GPU's memory that a desktop or the driver may use. Where more is used, and by no job, no job gets it
+    whole."""
     half_life_s: float = Field(default=HALF_LIFE_S, gt=0)
     """Seconds after which what an owner used counts half when owners take turns."""
     gpu_hour_price: float = Field(default=0.0, ge=0)
@@ -129,6 +132,8 @@ class Settings(ClientSettings):
     """Seconds a job may run before it can be asked to make room for one of higher priority."""
     grace_s: float = Field(default=60.0, ge=0)
     """Seconds a job gets to write its checkpoint before it is killed."""
+    pull_timeout_s: float = Field(default=3600.0, gt=0)
+    """Seconds that pulling an image may take before its job fails."""
     orphan_grace_s: float = Field(default=600.0, ge=0)
     """Seconds after which a container of this home that belongs to no known job is removed."""
     poll_s: float = Field(default=0.25, gt=0, le=60)

@@ -7,7 +7,7 @@ predecessor did (the intent row, the container's name, the offsets) and goes on 
 import asyncio
 import logging
 import time
-from collections.abc import Awaitable, Callable, Collection, Coroutine, Iterator
+from collections.abc import Awaitable, Callable, Collection, Iterator
 from contextlib import suppress
 from datetime import UTC, datetime
 from functools import partial
@@ -37,7 +37,7 @@ from orchestrator.growth import Growth
 from orchestrator.inventory import plain_part
 from orchestrator.journal import about
 from orchestrator.lookout import Lookout, Watch
-from orchestrator.outcome import Facts, Outcome, launch_outcome, outcome
+from orchestrator.outcome import NEVER_BEGUN, Facts, Outcome, launch_outcome, outcome
 from orchestrator.quota import LOOK_S as QUOTA_LOOK_S
 from orchestrator.quota import LogQuota
 from orchestrator.record import write_begun, write_settled
@@ -67,6 +67,8 @@ THIN_EVERY = 1000
 LOG_TAIL_LINES = 200
 LOG_TAIL_BYTES = 64_000
 ENGINE_RETRY_S = 2.0
+TELL_S = 1.0
+"""Between two times that a job's phase says how far the pull of its image is."""
 TERM_GRACE_S = 10.0
 HEARTBEAT_S = 5.0
 """Longest rest between two looks at what is wanted of a running job, should nobody have said that something is."""
@@ -230,7 +232,7 @@ class Supervisor:
     # --- launch
 
     async def _launch(self) -> str | None:
-        """Start the attempt, or find it started. None when the user cancelled before anything was."""
+        """Start the attempt, or find it started. None when the user wanted it to end before anything was."""
         faults.reach("begun")
         try:
             changes = changes_made(await self._store.commands(self._job_id))
@@ -244,10 +246,10 @@ class Supervisor:
         looked_again = False
         while True:
             job = await self._store.job(self._job_id)
-            if job.intent == "cancel":
+            if job.intent != "run":
                 return await self._find()
             try:
-                if not await self._unless_cancelled(self._executor.prepare(self._spec.image)):
+                if not await self._prepare():
                     continue
                 faults.reach("prepared")
                 await asyncio.to_thread(self._check_inputs)
@@ -301,22 +303,32 @@ class Supervisor:
                 await self._store.transition(job, JobStatus.RUNNING, "it runs", phase="running")
         self._broker.ring(self._job_id)
 
-    async def _unless_cancelled(self, work: Coroutine[Any, Any, None]) -> bool:
-        """Await ``work``; give up and return False as soon as the user cancels the job."""
-        task = asyncio.ensure_future(work)
+    async def _prepare(self) -> bool:
+        """Make the image available, telling how far that is; False as soon as the user wants the job to end."""
+        words: list[str] = []
+        task = asyncio.ensure_future(self._executor.prepare(self._spec.image, words.append))
         try:
             while not task.done():
                 nudge = asyncio.ensure_future(self._nudged.wait())
-                await asyncio.wait({task, nudge}, return_when=asyncio.FIRST_COMPLETED)
+                await asyncio.wait({task, nudge}, timeout=TELL_S, return_when=asyncio.FIRST_COMPLETED)
                 nudge.cancel()
                 if self._nudged.is_set():
                     self._nudged.clear()
-                    if (await self._store.job(self._job_id)).intent == "cancel":
+                    if (await self._store.job(self._job_id)).intent != "run":
                         return False
+                await self._tell(words)
             await task
             return True
         finally:
             task.cancel()
+
+    async def _tell(self, words: list[str]) -> None:
+        """The newest of these words are what the job does now."""
+        if words:
+            phase = words[-1]
+            words.clear()
+            await self._store.set_phase(self._job_id, phase)
+            self._broker.ring(self._job_id)
 
     async def _find(self) -> str | None:
         """The handle of this attempt, if the executor knows it by its labels."""
@@ -496,7 +508,7 @@ class Supervisor:
             pass
         await self._bound_log()
         if seen is None:
-            return Outcome(EndReason.CANCELLED)
+            return Outcome(NEVER_BEGUN[job.intent])
         tail = await asyncio.to_thread(read_last_lines, self._run_dir.log, LOG_TAIL_LINES, LOG_TAIL_BYTES)
         return outcome(
             Facts(

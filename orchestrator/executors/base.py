@@ -4,7 +4,7 @@ Planning is pure and separate from acting: an executor builds its exact request 
 function, and ``launch`` submits it. A handle is a string that survives an orchestrator restart.
 """
 
-from collections.abc import AsyncGenerator, Collection
+from collections.abc import AsyncGenerator, Callable, Collection
 from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
@@ -112,6 +112,14 @@ class Owned:
     handle: str
 
 
+Told = Callable[[str], object]
+"""Somebody who hears, in words, how far something is."""
+
+
+def untold(_: str) -> None:
+    """Nobody."""
+
+
 class Executor(Protocol):
     """Runs attempts. Every method raises ``EngineUnavailable`` when the engine does not answer."""
 
@@ -121,8 +129,8 @@ class Executor(Protocol):
         """Say what answers, e.g. "Docker 20.10.24". Cheap."""
         ...
 
-    async def prepare(self, image: str) -> None:
-        """Make ``image`` available.
+    async def prepare(self, image: str, told: Told = untold) -> None:
+        """Make ``image`` available. While that takes long, ``told`` hears how far it is, perhaps from another thread.
 
         Raises:
             ImageMissing: it is neither here nor to be had.

@@ -4,6 +4,7 @@ Nothing here waits inside the engine; ends are seen by looking again.
 """
 
 import asyncio
+import logging
 import os
 import re
 import time
@@ -21,15 +22,17 @@ import docker.utils
 
 from orchestrator import faults
 from orchestrator.errors import EngineUnavailable, ExecutorError, ImageMissing, LaunchFailed
-from orchestrator.executors.base import LaunchSpec, Observation, Owned, RunState, Usage
+from orchestrator.executors.base import LaunchSpec, Observation, Owned, RunState, Told, Usage, untold
 from orchestrator.executors.container_request import ATTEMPT_LABEL, HOME_LABEL, JOB_LABEL, container_request
 from orchestrator.executors.container_usage import container_usage
 from orchestrator.executors.engine import CALL_TIMEOUT_S, CHECK_TIMEOUT_S, Engine, unavailable, words_of
 from orchestrator.executors.home_id import home_id
 from orchestrator.executors.host_paths import HostPaths, NotOnHost, own_container_id
+from orchestrator.executors.pulling import Pull
 from worker_image.contract.launch import UNWRITABLE_EXIT_CODE
 
-PULL_TIMEOUT_S: Final = 900.0
+logger = logging.getLogger(__name__)
+
 REMOVAL_TIMEOUT_S: Final = 30.0
 POLL_S: Final = 0.05
 SIGKILLED: Final = 137
@@ -123,10 +126,18 @@ class DockerExecutor:
     name = "docker"
 
     def __init__(
-        self, home: Path, *, worker_image: str = "", host_home: str = "", user: str = "", shared: tuple[Path, ...] = ()
+        self,
+        home: Path,
+        *,
+        worker_image: str = "",
+        host_home: str = "",
+        user: str = "",
+        shared: tuple[Path, ...] = (),
+        pull_timeout_s: float = 3600.0,
     ) -> None:
         """``shared`` is what the engine sees at the same paths as we do, when ``host_home`` says where home is."""
         self._home = home
+        self._pull_timeout_s = pull_timeout_s
         self._home_id: str | None = None
         self._worker_image = worker_image
         self._user = container_user(user, os.getuid(), os.getgid())
@@ -140,7 +151,7 @@ class DockerExecutor:
         """Say which engine answers."""
         return await self._engine.version()
 
-    async def prepare(self, image: str) -> None:
+    async def prepare(self, image: str, told: Told = untold) -> None:
         """Make ``image`` available, pulling it if need be.
 
         Raises:
@@ -156,10 +167,14 @@ class DockerExecutor:
             raise _image_missing(image, "it is built on this machine and has not been", "build it with: make image")
         refused = partial(_pull_refused, image)
         try:
-            async with asyncio.timeout(PULL_TIMEOUT_S):
-                await self._engine.call(partial(_pull, image=image), refused)
+            async with asyncio.timeout(self._pull_timeout_s):
+                await self._engine.call(partial(_pull, image=image, told=told), refused)
         except TimeoutError:
-            raise _image_missing(image, f"pulling it took more than {PULL_TIMEOUT_S:.0f} s") from None
+            raise _image_missing(
+                image,
+                f"pulling it took more than {self._pull_timeout_s:g} s",
+                f"pull it by hand (docker pull {image}), or raise SAEFORGE_PULL_TIMEOUT_S",
+            ) from None
 
     async def launch(self, spec: LaunchSpec) -> str:
         """Create and start the attempt's container, or adopt the one of its name; return the container's id."""
@@ -270,11 +285,8 @@ class DockerExecutor:
             await asyncio.sleep(POLL_S)
 
     async def list_owned(self) -> list[Owned]:
-        """Every container labelled with this home's id."""
-        return [
-            Owned(UUID(item["Labels"][JOB_LABEL]), int(item["Labels"][ATTEMPT_LABEL]), item["Id"])
-            for item in await self._list()
-        ]
+        """Every container labelled with this home's id, but those whose other labels somebody else made up."""
+        return [owned for item in await self._list() if (owned := _owned(item)) is not None]
 
     async def _list(self) -> list[dict[str, Any]]:
         label = f"{HOME_LABEL}={await self._own_home_id()}"
@@ -373,6 +385,14 @@ class DockerExecutor:
         return self._paths
 
 
+def _owned(item: dict[str, Any]) -> Owned | None:
+    try:
+        return Owned(UUID(item["Labels"][JOB_LABEL]), int(item["Labels"][ATTEMPT_LABEL]), item["Id"])
+    except (KeyError, ValueError):
+        logger.warning("container %s has this home's label and belongs to no attempt; leaving it alone", item["Id"])
+        return None
+
+
 def _find(client: docker.APIClient, container: str) -> dict[str, Any] | None:
     try:
         found: dict[str, Any] = client.inspect_container(container)
@@ -451,12 +471,17 @@ def _remove(client: docker.APIClient, *, handle: str, force: bool) -> None:
             raise
 
 
-def _pull(client: docker.APIClient, *, image: str) -> None:
+def _pull(client: docker.APIClient, *, image: str, told: Told) -> None:
     repository, tag = docker.utils.parse_repository_tag(image)
+    pull = Pull(image)
+    told(str(pull))
+    line: dict[str, Any] = {}
     # Read to its end, or the connection would stay open; a failure is the last thing it tells.
-    lines = list(client.pull(repository, tag=tag or "latest", stream=True, decode=True))
-    if lines and "error" in lines[-1]:
-        raise docker.errors.ImageNotFound(lines[-1]["error"])
+    for line in client.pull(repository, tag=tag or "latest", stream=True, decode=True):
+        pull.take(line)
+        told(str(pull))
+    if "error" in line:
+        raise docker.errors.ImageNotFound(line["error"])
 
 
 def _give(run_dir: Path, user: str) -> None:

@@ -18,7 +18,7 @@ from dataclasses import dataclass, field
 from uuid import uuid4
 
 from orchestrator.errors import EngineUnavailable, ImageMissing, LaunchFailed
-from orchestrator.executors.base import LaunchSpec, Observation, Owned, RunState, Usage
+from orchestrator.executors.base import LaunchSpec, Observation, Owned, RunState, Told, Usage, untold
 from worker_image.contract.launch import CLAIMED_EXIT_CODE
 from worker_image.contract.rundir import RunDir
 
@@ -145,8 +145,10 @@ class FakeExecutor:
         self._answer()
         return "fake engine"
 
-    async def prepare(self, image: str) -> None:
+    async def prepare(self, image: str, told: Told = untold) -> None:
         self._answer()
+        if image in self.engine.stalled_images:
+            told(f"pulling image {image}")
         while image in self.engine.stalled_images:  # noqa: ASYNC110 (a test may change it from another thread)
             await asyncio.sleep(POLL_S)
         if image in self.engine.missing_images:

@@ -27,7 +27,7 @@ import psutil
 from orchestrator import faults
 from orchestrator.errors import EngineUnavailable, LaunchFailed
 from orchestrator.executors import process_shim
-from orchestrator.executors.base import LaunchSpec, Observation, Owned, RunState, Usage, attempt_env
+from orchestrator.executors.base import LaunchSpec, Observation, Owned, RunState, Told, Usage, attempt_env, untold
 from worker_image.contract.launch import launcher_argv
 
 FOLDER: Final = ".process"
@@ -71,7 +71,7 @@ class ProcessExecutor:
     async def check(self) -> str:
         return "plain processes (no isolation)"
 
-    async def prepare(self, image: str) -> None:
+    async def prepare(self, image: str, told: Told = untold) -> None:
         """Nothing to do: the worker is installed beside the orchestrator."""
 
     async def launch(self, spec: LaunchSpec) -> str:

@@ -22,6 +22,7 @@ def all_executors(settings: Settings) -> dict[str, Executor]:
         host_home=settings.host_home,
         user=settings.container_user,
         shared=(settings.secrets_memory,),
+        pull_timeout_s=settings.pull_timeout_s,
     )
     return {executor.name: executor for executor in (docker, ProcessExecutor(settings.home))}
 

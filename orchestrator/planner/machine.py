@@ -45,6 +45,8 @@ class Policy:
     """How long a job may run before it can be asked to make room."""
     gpu_margin_mb: int = 512
     """Memory of a shared GPU that is left alone, in MiB."""
+    gpu_outside_mb: int = 2048
+    """Memory in MiB of a GPU that may be in use, but by no job, for a job to get it whole."""
     grace_s: float = 60.0
     """How long a job may run on after its timeout."""
 

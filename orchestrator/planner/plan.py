@@ -43,7 +43,7 @@ def plan(lines: Lines, held: Sequence[Held], terms: Terms, *, next_up: Mapping[i
     ``next_up`` is that of the plan before. Whose turn it is goes by what owners use, and that drops when their jobs
     end: what was kept for a large job while they ended would go to small ones at the last moment, again and again.
     """
-    room = Room(terms.machine, held, terms.policy.gpu_margin_mb)
+    room = Room(terms.machine, held, terms.policy)
     look = Round(terms, room, held, now=terms.now, depth=DEPTH)
     used = terms.used(held)
     if terms.machine.engine_error is None and terms.machine.disk_error is None:

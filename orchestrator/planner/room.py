@@ -6,7 +6,7 @@ from math import inf
 from typing import Final, Literal
 
 from orchestrator.gpus import Gpu
-from orchestrator.planner.machine import Held, Machine, Need
+from orchestrator.planner.machine import Held, Machine, Need, Policy
 
 Lack = Literal["gpu_busy", "gpu_memory_busy", "cpu_busy", "memory_busy"]
 """What there is too little of."""
@@ -45,6 +45,8 @@ class Slot:
     """Memory that jobs may share, before any does."""
     blocked: bool = False
     """Whether processes from outside use it, or it does not answer."""
+    crowded: bool = False
+    """Whether so much of its memory is used from outside that no job gets all of it."""
     whole: int = 0
     """Holders to whom it belongs; more than one only if the leases were wrong."""
     sharers: int = 0
@@ -53,7 +55,7 @@ class Slot:
     @property
     def free(self) -> bool:
         """Whether nobody holds any of it."""
-        return not (self.whole or self.sharers or self.blocked)
+        return not (self.whole or self.sharers or self.blocked or self.crowded)
 
     @property
     def free_mb(self) -> int:
@@ -64,14 +66,15 @@ class Slot:
 class Room:
     """The machine less what is held."""
 
-    def __init__(self, machine: Machine, held: Iterable[Held], margin_mb: int) -> None:
+    def __init__(self, machine: Machine, held: Iterable[Held], policy: Policy) -> None:
         self.machine = machine
         self.cpus, self.memory_mb = machine.cpus, machine.memory_mb
         self.slots = {
             gpu.uuid: Slot(
                 gpu,
-                gpu.memory_total_mb - margin_mb - machine.outside_mb.get(gpu.uuid, 0),
+                gpu.memory_total_mb - policy.gpu_margin_mb - machine.outside_mb.get(gpu.uuid, 0),
                 blocked=gpu.uuid in machine.blocked or gpu.uuid in machine.lost,
+                crowded=machine.outside_mb.get(gpu.uuid, 0) > policy.gpu_outside_mb,
             )
             for gpu in machine.gpus
         }
@@ -82,7 +85,7 @@ class Room:
         other = Room.__new__(Room)
         other.machine, other.cpus, other.memory_mb = self.machine, self.cpus, self.memory_mb
         other.slots = {
-            uuid: Slot(slot.gpu, slot.usable_mb, slot.blocked, slot.whole, slot.sharers, slot.shared_mb)
+            uuid: Slot(slot.gpu, slot.usable_mb, slot.blocked, slot.crowded, slot.whole, slot.sharers, slot.shared_mb)
             for uuid, slot in self.slots.items()
         }
         return other
@@ -116,7 +119,7 @@ class Room:
         """The GPUs that suit the job and that it can have once jobs have left them."""
         found = [slot for slot in self.accepted(need) if not slot.blocked]
         if need.gpu_memory_mb is None:
-            return found
+            return [slot for slot in found if not slot.crowded]
         return [slot for slot in found if slot.usable_mb >= need.gpu_memory_mb]
 
     def lacks(self, need: Need, kept: Claim = NOTHING) -> Lack | None:

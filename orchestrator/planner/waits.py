@@ -163,7 +163,12 @@ def _gpus(need: Need, look: Round) -> str:
 
 
 def _outside(accepted: Iterable[Slot], machine: Machine) -> str:
-    blocked = [slot.gpu.uuid for slot in accepted if slot.blocked]
+    """What of these no job has any part in."""
+    slots = list(accepted)
+    blocked = [slot.gpu.uuid for slot in slots if slot.blocked]
     lost = sum(uuid in machine.lost for uuid in blocked)
     used = f", {len(blocked) - lost} used by processes from outside" if len(blocked) > lost else ""
+    crowded = [machine.outside_mb[slot.gpu.uuid] for slot in slots if slot.crowded and not slot.blocked]
+    if crowded:
+        used += f", {len(crowded)} with up to {max(crowded)} MiB of memory used from outside"
     return used + (f", {lost} not answering" if lost else "")

@@ -148,6 +148,8 @@ class Holding:
     gpus: tuple[str, ...]
     gpu_memory_mb: int | None
     """Memory of its GPU in MiB when it shares it; its GPUs are its own when empty."""
+    peak_gpu_memory_mb: int
+    """The most GPU memory that it was seen to use, in MiB."""
     weight: float
     """What one second of it counts as use, in GPU seconds."""
     since: float

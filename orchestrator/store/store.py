@@ -293,10 +293,12 @@ class Store:
         counts as its owner's use.
 
         Raises:
-            StaleTransition: it is no longer queued.
+            StaleTransition: it is no longer queued, or asks for something else than when it was read.
             StateConflict: a GPU is leased already.
         """
         async with self._db.transaction():
+            if (await self._job(job.id)).resources != job.resources:
+                raise StaleTransition
             await self._move(
                 job.id, JobStatus.QUEUED, JobStatus.STARTING, "its turn came", intent="run", phase="starting"
             )

@@ -95,6 +95,7 @@ def _holding(row: sqlite3.Row) -> Holding:
         memory_mb=row["memory_mb"],
         gpus=gpus,
         gpu_memory_mb=row["gpu_memory_mb"],
+        peak_gpu_memory_mb=row["peak_gpu_memory_mb"],
         weight=weight(row["cpus"], len(gpus)) if row["weight"] is None else row["weight"],
         since=row["created_at"],
         saved_at=row["saved_at"],

@@ -137,6 +137,38 @@ def test_an_end_can_be_asked_for_at_any_moment(
     purged(orchestrator, job_id)
 
 
+@pytest.mark.parametrize(
+    ("action", "type"), [("cancel", "container"), ("stop", "container"), ("stop", "train_sae"), ("pause", "train_sae")]
+)
+def test_an_end_asked_for_while_the_image_is_pulled_does_not_wait_for_it(
+    action: str, type: str, orchestrator: Orchestrator
+) -> None:
+    job_id = being_pulled(orchestrator, type)
+    until(lambda: orchestrator.client.job(job_id).phase.startswith("pulling image"), "it says what it waits for")
+    getattr(orchestrator.client, action)(job_id)
+    orchestrator.reaches(job_id, WANTED[action])
+    assert not orchestrator.engine.runs
+    orchestrator.engine.stalled_images.clear()
+    if action == "pause":
+        orchestrator.client.resume(job_id)
+        orchestrator.reaches(job_id, "running")
+        orchestrator.client.cancel(job_id)
+        orchestrator.reaches(job_id, "cancelled")
+
+
+def test_a_pause_taken_back_while_the_image_is_pulled_queues_the_job_again(
+    orchestrator: Orchestrator,
+) -> None:
+    job_id = being_pulled(orchestrator, "train_sae")
+    orchestrator.client.pause(job_id)
+    with suppress(StateConflict):  # it may be queued already
+        orchestrator.client.resume(job_id)
+    orchestrator.engine.stalled_images.clear()
+    orchestrator.reaches(job_id, "running")
+    orchestrator.client.cancel(job_id)
+    orchestrator.reaches(job_id, "cancelled")
+
+
 @pytest.mark.parametrize("action", ["cancel", "stop"])
 def test_an_end_asked_for_while_another_is_being_settled_counts(
     action: str, orchestrator: Orchestrator, monkeypatch: pytest.MonkeyPatch

@@ -1,12 +1,15 @@
 """Whose turn it is, from the request to the attempt: owners and their limits, shared GPUs, and making room."""
 
 import json
+import sqlite3
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 from typer.testing import CliRunner
 
+from orchestrator import scheduler
 from orchestrator.cli import app
 from orchestrator.cli.console import ExitCode
 from orchestrator.client import Client
@@ -40,6 +43,19 @@ def test_an_owner_runs_no_more_jobs_than_it_may_until_it_may_more(machine: Orche
     until(lambda: reason(machine, second) == "quota", "the limit is told")
     machine.client.set_owner("ada", max_running=2)
     machine.reaches(second, "running")
+
+
+def test_a_plan_that_fails_is_made_again(machine: Orchestrator, monkeypatch: pytest.MonkeyPatch) -> None:
+    plan, failures = scheduler.plan, [RuntimeError("odd"), sqlite3.OperationalError("disk I/O error")]
+
+    def failing(*args: Any, **kwargs: Any) -> Any:
+        if failures:
+            raise failures.pop()
+        return plan(*args, **kwargs)
+
+    monkeypatch.setattr(scheduler, "plan", failing)
+    machine.reaches(machine.submit(), "running")
+    assert not failures
 
 
 def test_a_job_too_many_in_the_queue_is_refused_and_names_its_owner(machine: Orchestrator) -> None:

@@ -17,7 +17,7 @@ WHERE +status = 'queued' AND id IN (SELECT value FROM json_each(:ids))
 
 -- name: holdings
 SELECT attempts.job_id, attempts.gpus, attempts.gpu_memory_mb, attempts.cpus, attempts.memory_mb, attempts.weight,
-    attempts.created_at, attempts.ended_at, jobs.owner, jobs.priority, jobs.type, jobs.status, jobs.intent, jobs.sweep,
+    coalesce(attempts.peak_gpu_memory_mb, 0) AS peak_gpu_memory_mb, attempts.created_at, attempts.ended_at, jobs.owner, jobs.priority, jobs.type, jobs.status, jobs.intent, jobs.sweep,
     json_extract(jobs.resources, '$.timeout_s') AS timeout_s, json_extract(jobs.progress, '$.eta_s') AS eta_s,
     (SELECT max(checkpoints.created_at) FROM checkpoints
      WHERE checkpoints.job_id = attempts.job_id AND checkpoints.attempt = attempts.number

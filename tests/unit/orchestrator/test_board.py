@@ -9,6 +9,7 @@ from orchestrator.gpus import Gpu, GpuProcess, GpuReport
 from orchestrator.occupancy import Occupancy
 from orchestrator.settings import Settings
 from orchestrator.store import Store
+from orchestrator.store.series import Sample
 from tests.unit.orchestrator.jobs import container_job
 
 PID = 4711
@@ -87,3 +88,24 @@ async def test_a_gpu_with_processes_from_outside_or_that_is_lost_is_not_to_be_ha
     scene.shows(used_mb=0, lost=True)
     _, _, terms = await scene.board.look(engine_error=None, disk_error=None)
     assert terms.machine.lost == {"GPU-a"}
+
+
+async def test_what_was_seen_before_a_restart_counts_after_it(scene: Scene, tmp_path: Path) -> None:
+    job = await scene.store.submit(container_job(resources=Resources(gpus=1, gpu_memory_mb=1000)))
+    attempt = await scene.store.begin_attempt(job, executor="fake", gpus=["GPU-a"], cpus=1, gpu_memory_mb=1000)
+    await scene.store.series.record(attempt, Sample(1, 1.0, {}), memory_mb=None, gpu_memory_mb=3000)
+    again = Scene(scene.store, tmp_path)
+    again.shows(used_mb=0)
+    _, (held,), _ = await again.board.look(engine_error=None, disk_error=None)
+    assert held.gpu_memory_mb == 3000
+
+
+@pytest.mark.parametrize(("granted_mb", "outside_mb"), [(None, 0), (1000, 4000)])
+async def test_a_job_whose_processes_are_out_of_sight_uses_what_it_was_granted(
+    granted_mb: int | None, outside_mb: int, scene: Scene
+) -> None:
+    job = await scene.store.submit(container_job(resources=Resources(gpus=1, gpu_memory_mb=granted_mb)))
+    await scene.store.begin_attempt(job, executor="fake", gpus=["GPU-a"], cpus=1, gpu_memory_mb=granted_mb)
+    scene.shows(used_mb=5000)
+    _, _, terms = await scene.board.look(engine_error=None, disk_error=None)
+    assert terms.machine.outside_mb == {"GPU-a": outside_mb}

@@ -128,3 +128,26 @@ async def test_who_begins_to_watch_later_is_answered_at_once(tmp_path: Path) -> 
         for _ in range(2):
             with lookout.watch(running(engine, tmp_path).handle, lambda: None) as watch:
                 assert await asyncio.wait_for(watch.state(), 20) is RunState.RUNNING
+
+
+async def test_an_answer_that_makes_no_sense_is_no_end_of_looking(tmp_path: Path) -> None:
+    engine = FakeEngine()
+
+    class Confused(CountedExecutor):
+        async def states(self, handles: Collection[str]) -> dict[str, RunState]:
+            if self.asked == 0:
+                self.asked += 1
+                raise KeyError("State")
+            return await super().states(handles)
+
+        async def changes(self) -> AsyncGenerator[None]:
+            raise ValueError("not an event")
+            yield
+
+    executor, changed = Confused(engine), asyncio.Event()
+    async with looking(executor, poll_s=0.01) as lookout:
+        with lookout.watch(running(engine, tmp_path).handle, changed.set) as watch:
+            with pytest.raises(EngineUnavailable, match="State"):
+                await watch.state()
+            await changed.wait()
+            assert await watch.state() is RunState.RUNNING

@@ -38,6 +38,7 @@ USUAL: dict[str, Any] = {
     "EnforcedPowerLimit": 700_000,
     "CurrentClocksEventReasons": pynvml.nvmlClocksEventReasonSwPowerCap | pynvml.nvmlClocksEventReasonGpuIdle,
     "ComputeRunningProcesses": [SimpleNamespace(pid=4321, usedGpuMemory=GIB // 2)],
+    "MPSComputeRunningProcesses": pynvml.NVMLError(NOT_SUPPORTED),
     "TotalEccErrors": 0,
     "RemappedRows": (0, 0, 0, 0),
     "CurrentClocksThrottleReasons": pynvml.NVMLError(NOT_SUPPORTED),
@@ -294,3 +295,9 @@ def test_every_reason_for_throttling_has_its_words() -> None:
 def test_a_process_whose_memory_is_not_told_is_there_all_the_same(drive: Drive) -> None:
     drive(Card("GPU-a", told={"ComputeRunningProcesses": [SimpleNamespace(pid=1, usedGpuMemory=None)]}))
     assert only(GpuProbe()().gpus).processes[0].memory_mb is None
+
+
+def test_processes_behind_the_drivers_server_count_once(drive: Drive) -> None:
+    one, two = (SimpleNamespace(pid=pid, usedGpuMemory=GIB) for pid in (1, 2))
+    drive(Card("GPU-a", told={"ComputeRunningProcesses": [one], "MPSComputeRunningProcesses": [one, two]}))
+    assert sorted(process.pid for process in only(GpuProbe()().gpus).processes) == [1, 2]

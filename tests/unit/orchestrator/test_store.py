@@ -291,3 +291,12 @@ async def test_a_database_of_a_newer_version_is_left_alone(tmp_path: Path) -> No
     database.close()
     with pytest.raises(StoreError, match="newer"):
         await Store.open(path)
+
+
+async def test_a_job_that_asks_for_something_else_by_now_does_not_begin_with_what_it_asked_for(store: Store) -> None:
+    planned = await store.submit(training_job())
+    changed = await store.update(planned, replace(planned, resources=planned.resources.model_copy(update={"cpus": 7})))
+    with pytest.raises(StaleTransition):
+        await store.begin_attempt(planned, executor="fake", gpus=(), cpus=1)
+    assert (await store.job(planned.id)).status is JobStatus.QUEUED
+    assert (await store.begin_attempt(changed, executor="fake", gpus=(), cpus=7)).number == 1

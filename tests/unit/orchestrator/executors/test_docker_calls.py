@@ -5,12 +5,15 @@ import threading
 from collections.abc import AsyncIterator, Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from uuid import uuid4
 
 import pytest
 
 from orchestrator.errors import EngineUnavailable, ImageMissing
 from orchestrator.executors import docker as docker_executor
 from orchestrator.executors import engine as engine_seam
+from orchestrator.executors.base import Owned
+from orchestrator.executors.container_request import ATTEMPT_LABEL, JOB_LABEL
 from orchestrator.executors.docker import DockerExecutor
 from orchestrator.executors.home_id import home_id
 
@@ -29,6 +32,8 @@ class ScriptedEngine:
         """Of the one container it has, if it has one."""
         self.events: list[dict[str, str]] = []
         self.silent_events = False
+        self.containers: list[dict[str, object]] = []
+        """What a list of all shows."""
 
     def answer(self, path: str) -> tuple[int, object]:
         self.asked.append(path)
@@ -45,7 +50,7 @@ class ScriptedEngine:
             return 200, (self.events[0] if self.events else None)
         if path.endswith("/json") and self.state is not None:
             return 200, {"Id": "c" * 64, "State": self.state, "HostConfig": {}, "Config": {"Labels": {}}}
-        return (200, []) if "/containers/json" in path else (404, {"message": "no such thing"})
+        return (200, self.containers) if "/containers/json" in path else (404, {"message": "no such thing"})
 
 
 @pytest.fixture
@@ -98,12 +103,31 @@ async def test_a_registry_that_is_silent_for_longer_than_a_call_is_waited_for(
 
 
 async def test_a_pull_that_takes_too_long_is_a_missing_image_with_advice(
-    engine: ScriptedEngine, executor: DockerExecutor, monkeypatch: pytest.MonkeyPatch
+    engine: ScriptedEngine, tmp_path: Path
 ) -> None:
-    monkeypatch.setattr(docker_executor, "PULL_TIMEOUT_S", 0.1)
-    with pytest.raises(ImageMissing, match="took more than") as caught:
-        await executor.prepare("far/away:latest")
+    impatient = DockerExecutor(tmp_path, pull_timeout_s=0.1)
+    with pytest.raises(ImageMissing, match=r"took more than 0\.1 s") as caught:
+        await impatient.prepare("far/away:latest")
+    await impatient.close()
     assert "docker pull far/away:latest" in (caught.value.suggestion or "")
+    assert "SAEFORGE_PULL_TIMEOUT_S" in (caught.value.suggestion or "")
+
+
+async def test_a_pull_tells_what_it_does(engine: ScriptedEngine, executor: DockerExecutor) -> None:
+    engine.silence_s = 0
+    heard: list[str] = []
+    await executor.prepare("far/away:latest", heard.append)
+    assert heard[0] == "pulling image far/away:latest"
+
+
+async def test_a_container_with_labels_that_somebody_made_up_is_left_alone(
+    engine: ScriptedEngine, executor: DockerExecutor
+) -> None:
+    job_id = uuid4()
+    good = {JOB_LABEL: str(job_id), ATTEMPT_LABEL: "2"}
+    labelled = {"a": {}, "b": good | {JOB_LABEL: "mine"}, "c": good | {ATTEMPT_LABEL: ""}, "d": good}
+    engine.containers = [{"Id": name * 64, "Labels": labels} for name, labels in labelled.items()]
+    assert await executor.list_owned() == [Owned(job_id, 2, "d" * 64)]
 
 
 async def test_an_engine_that_hangs_is_unavailable(engine: ScriptedEngine, executor: DockerExecutor) -> None:

@@ -163,6 +163,14 @@ def test_a_gpu_used_from_outside_is_not_handed_out() -> None:
     assert sharer.id in decided.waits
 
 
+def test_a_gpu_with_much_memory_used_from_outside_is_not_handed_out_whole_and_the_rest_can_be_shared() -> None:
+    whole, sharer = asking(gpus=1), asking(gpus=1, gpu_memory_mb=100)
+    decided = decide([whole, sharer], on=machine(gpus=1, outside_mb={"GPU-0": 5000}))
+    assert started(decided) == [sharer]
+    assert "5000 MiB of memory used from outside" in decided.waits[whole.id].detail
+    assert started(decide([whole], on=machine(gpus=1, outside_mb={"GPU-0": 600}))) == [whole]
+
+
 def test_nothing_is_kept_for_a_job_that_waits_for_processes_from_outside() -> None:
     stuck, other = asking(gpus=1, cpus=4), asking(cpus=4)
     assert started(decide([stuck, other], on=machine(gpus=1, blocked={"GPU-0": 1}))) == [other]
