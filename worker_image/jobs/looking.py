@@ -1,9 +1,12 @@
 """Going through tokens without changing anything: progress told, commands obeyed, however often."""
 
 import time
+from typing import Literal
 
 from worker_image.contract.commands import Pause, Stop
 from worker_image.contract.events import Progress
+from worker_image.jobs.bookmark import Bookmark, Bookmarks
+from worker_image.jobs.halted import Halted
 from worker_image.pace import Pace
 from worker_image.reporter import RunContext, Terminated
 
@@ -11,21 +14,14 @@ _PROGRESS_EVERY_S = 1.0
 _LOG_EVERY_S = 5.0
 
 
-class Halted(Exception):
-    """The job was told to end early."""
-
-    def __init__(self, instruction: Pause | Stop | Terminated) -> None:
-        super().__init__(instruction)
-        self.instruction = instruction
-
-
 class Looking:
-    """How far a job is that keeps nothing to go on from: paused, it begins anew."""
+    """How far a job is."""
 
-    def __init__(self, run: RunContext, total: int) -> None:
-        """``total``: tokens of all phases together."""
+    def __init__(self, run: RunContext, total: int, done: int = 0) -> None:
+        """``total``: tokens of all phases together; ``done``: those that an earlier attempt looked at."""
         self._run, self._total = run, total
-        self._done = 0
+        self.done = done
+        """Tokens looked at."""
         self._pace = Pace()
         self._pace.start()
         self._reported = self._logged = time.monotonic()
@@ -36,22 +32,22 @@ class Looking:
         Raises:
             Halted: the job was told to end.
         """
-        self._done += tokens
+        self.done += tokens
         self._pace.advance(tokens)
         now = time.monotonic()
-        if now - self._reported >= _PROGRESS_EVERY_S or self._done >= self._total:
+        if now - self._reported >= _PROGRESS_EVERY_S or self.done >= self._total:
             self._run.emit(
                 Progress,
                 phase=phase,
-                done=self._done,
-                total=max(self._total, self._done),
+                done=self.done,
+                total=max(self._total, self.done),
                 unit="tokens",
                 rate_per_s=self._pace.per_s,
-                eta_s=self._pace.seconds_for(max(self._total - self._done, 0)),
+                eta_s=self._pace.seconds_for(max(self._total - self.done, 0)),
             )
             self._reported = now
         if now - self._logged >= _LOG_EVERY_S:
-            self._run.log(f"{phase}: {self._done:,}/{self._total:,} tokens  {self._pace.per_s or 0:,.0f} tok/s")
+            self._run.log(f"{phase}: {self.done:,}/{self._total:,} tokens  {self._pace.per_s or 0:,.0f} tok/s")
             self._logged = now
         for instruction in self._run.poll():
             if isinstance(instruction, Pause | Stop | Terminated):
@@ -59,11 +55,19 @@ class Looking:
             self._run.rejected(instruction, "this job can be paused and stopped")
 
 
-def halt(run: RunContext, instruction: Pause | Stop | Terminated) -> None:
-    """End early, with nothing to show."""
-    if isinstance(instruction, Pause):
-        run.applied(instruction, "paused; it begins anew when it is resumed")
-        run.finish("paused")
-    else:
+def halt(run: RunContext, instruction: Pause | Stop | Terminated, bookmarks: Bookmarks, bookmark: Bookmark) -> None:
+    """End early: with a bookmark to go on from, unless it is for good.
+
+    Raises:
+        OSError: the bookmark could not be written.
+    """
+    if isinstance(instruction, Stop):
         run.applied(instruction, "stopped")
         run.finish("stopped")
+        return
+    ending: Literal["paused", "stopped"] = "paused" if isinstance(instruction, Pause) else "stopped"
+    name = bookmarks.put(bookmark, "pause" if ending == "paused" else "stop")
+    detail = f"{ending} after {bookmark.tokens:,} tokens; {name} is saved"
+    run.log(detail)
+    run.applied(instruction, detail)
+    run.finish(ending)

@@ -6,6 +6,7 @@ Shapes: B sequences, T positions, N kept tokens, D = width of all hookpoints' ac
 from collections.abc import Callable, Iterator
 from collections.abc import Sequence as Several
 from contextlib import ExitStack
+from itertools import islice
 
 import numpy as np
 import torch
@@ -67,28 +68,32 @@ class Harvester:
         """D, found by reading one sequence."""
         return sum(self.widths(sequence))
 
-    def harvest(self, sequences: Several[Sequence]) -> Iterator[Tensor]:
+    def harvest(self, sequences: Several[Sequence], *, after: int = 0) -> Iterator[Tensor]:
         """The kept tokens' activations, (N, D) a forward pass, shortest sequences first.
 
         Sequences of like length go together, so next to nothing is padded; within one length the order is kept, so
-        the same sequences always give the same rows in the same order.
+        the same sequences always give the same rows in the same order. The first ``after`` passes are left out.
         """
-        for _, parts in self.passes(sequences):
+        for _, parts in self.passes(sequences, after=after):
             yield torch.cat(parts, dim=1)
 
     def passes(
-        self, sequences: Several[Sequence], wanted: frozenset[int] | None = None
+        self, sequences: Several[Sequence], wanted: frozenset[int] | None = None, *, after: int = 0
     ) -> Iterator[tuple[list[int], list[Tensor]]]:
         """As ``harvest``, with the indices of the sequences whose rows these are in the order of the rows, and the
         activations of each hookpoint for themselves. Only passes that hold a ``wanted`` sequence are run; who shares
-        a pass with whom does not depend on it."""
-        order = sorted(range(len(sequences)), key=lambda index: len(sequences[index].ids))
-        for indices in self._batches(order, sequences):
+        a pass with whom does not depend on it. The first ``after`` passes are left out."""
+        for indices in islice(self._batches(sequences), after, None):
             if wanted is not None and wanted.isdisjoint(indices):
                 continue
             yield indices, self._activations([sequences[index] for index in indices])
 
-    def _batches(self, order: list[int], sequences: Several[Sequence]) -> Iterator[list[int]]:
+    def count_passes(self, sequences: Several[Sequence]) -> int:
+        """How many there are over these sequences."""
+        return sum(1 for _ in self._batches(sequences))
+
+    def _batches(self, sequences: Several[Sequence]) -> Iterator[list[int]]:
+        order = sorted(range(len(sequences)), key=lambda index: len(sequences[index].ids))
         batch: list[int] = []
         for index in order:
             if batch and (len(batch) + 1) * len(sequences[index].ids) > self.batch_tokens:

@@ -4,6 +4,7 @@ Shapes: B tokens of a batch, A latents that are looked at (a latent's index amon
 batch, M examples of a batch, K examples kept of each latent, E examples in all, T tokens around an example.
 """
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import torch
@@ -100,6 +101,20 @@ class Best:
         """-1 where there are fewer than K."""
         self.position_AK = full(0, torch.int64)
 
+    def state(self) -> dict[str, Tensor]:
+        """Those held, for ``restore``."""
+        return {
+            "priority_AK": self._priority_AK,
+            "value_AK": self.value_AK,
+            "sequence_AK": self.sequence_AK,
+            "position_AK": self.position_AK,
+        }
+
+    def restore(self, state: Mapping[str, Tensor]) -> None:
+        """Go on from what ``state`` gave."""
+        for name, held_AK in self.state().items():
+            held_AK.copy_(state[name])
+
     def add(self, examples: Examples, priority_M: Tensor) -> None:
         """Take in those of a batch. Of equal priority, the earlier sequence goes first."""
         if not len(priority_M) or not self.k:
@@ -178,6 +193,28 @@ class Gathering:
         self.sum_A = torch.zeros(n_slots, dtype=torch.float64, device=device)
         self.tokens = 0
         self._seed = seed
+
+    def state(self) -> dict[str, Tensor]:
+        """All that was gathered so far, for ``restore``."""
+        return {
+            **{f"top.{name}": held_AK for name, held_AK in self.top.state().items()},
+            **{f"sample.{name}": held_AK for name, held_AK in self.sample.state().items()},
+            "width_A": self.histograms.width_A,
+            "counts_AH": self.histograms.counts_AH,
+            "firings_A": self.firings_A,
+            "sum_A": self.sum_A,
+            "tokens": torch.tensor(self.tokens),
+        }
+
+    def restore(self, state: Mapping[str, Tensor]) -> None:
+        """Go on from what ``state`` gave."""
+        for best, prefix in ((self.top, "top."), (self.sample, "sample.")):
+            best.restore({name.removeprefix(prefix): held for name, held in state.items() if name.startswith(prefix)})
+        self.histograms.width_A.copy_(state["width_A"])
+        self.histograms.counts_AH.copy_(state["counts_AH"])
+        self.firings_A.copy_(state["firings_A"])
+        self.sum_A.copy_(state["sum_A"])
+        self.tokens = int(state["tokens"])
 
     def firings(self, code: Code) -> Firings:
         """Those of the latents that are looked at."""

@@ -107,6 +107,27 @@ class Measuring:
         self._scatter_E += scatter_E + between_E.square() * (self.tokens * len(y_BE) / total)
         self.tokens = total
 
+    def state(self) -> dict[str, Tensor]:
+        """All sums so far, in host memory, for ``restore``."""
+        return {
+            "tokens": torch.tensor(self.tokens),
+            "firings_F": self._firings_F.clone(),
+            "mean_E": self._mean_E.clone(),
+            "scatter_E": self._scatter_E.clone(),
+            "error_E": self._error_E.clone(),
+            "cosine": torch.tensor(list(self._cosine.values()), dtype=torch.float64),
+            "ratio": torch.tensor(list(self._ratio.values()), dtype=torch.float64),
+        }
+
+    def restore(self, state: Mapping[str, Tensor]) -> None:
+        """Go on from what ``state`` gave."""
+        self.tokens = int(state["tokens"])
+        self._firings_F = state["firings_F"].clone()
+        self._mean_E, self._scatter_E = state["mean_E"].clone(), state["scatter_E"].clone()
+        self._error_E = state["error_E"].clone()
+        self._cosine = dict(zip(self._places, state["cosine"].tolist(), strict=True))
+        self._ratio = dict(zip(self._places, state["ratio"].tolist(), strict=True))
+
     def result(self) -> Measurement:
         """What was found so far; there has to be a token at least."""
         found = {

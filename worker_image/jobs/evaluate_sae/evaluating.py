@@ -3,6 +3,8 @@
 import json
 import math
 import time
+from dataclasses import asdict
+from itertools import islice
 
 import torch
 from torch import Tensor
@@ -11,6 +13,7 @@ from worker_image import __version__
 from worker_image.contract.evaluate_sae import EvaluateSaeParams
 from worker_image.contract.events import Started
 from worker_image.jobs.artifact import keep_text
+from worker_image.jobs.bookmark import Bookmark, Bookmarks
 from worker_image.jobs.looking import Looking
 from worker_image.jobs.trained import Trained
 from worker_image.lm.harvest import Harvester
@@ -30,8 +33,14 @@ class Evaluating:
         self._params, self._run, self._trained = params, run, trained
         self._activations = trained.activations
         self._sequences = trained.activations.held_out.sequences
-        self._began = time.monotonic()
-        self._looking = Looking(run, self._activations.held_out_tokens)
+        self.bookmarks = Bookmarks(params, run, trained)
+        self._found = self.bookmarks.found()
+        self._measured, self._spliced = self._found.passes
+        """Passes done in each round."""
+        self._began = time.monotonic() - self._found.elapsed_s
+        self._looking = Looking(run, self._activations.held_out_tokens, self._found.tokens)
+        self._measuring: Measuring | None = None
+        self._lost = Losses(**self._found.figures)
         self._without: str | None = None
         """Why the language model's losses are not measured."""
 
@@ -40,7 +49,7 @@ class Evaluating:
         headed = self._headed()
         self._announce()
         looked = self._activations.held_out_tokens * (1 if headed is None else 2)
-        self._looking = Looking(self._run, looked)
+        self._looking = Looking(self._run, looked, self._found.tokens)
         harvester = self._activations.harvester() if headed is None else self._activations.harvester_of(headed.body)
         measured = self._measure(harvester)
         results = measured.values() | {"tokens": float(measured.tokens)}
@@ -51,6 +60,13 @@ class Evaluating:
         recovered = f", loss recovered {results['loss_recovered']:.4f}" if "loss_recovered" in results else ""
         self._run.log(f"done: fvu {results['fvu']:.4f} at l0 {results['l0']:.1f}{recovered}", "success")
         self._run.finish("completed", results=results)
+
+    def bookmark(self) -> Bookmark:
+        """How far it is."""
+        sums = self._found.tensors if self._measuring is None else self._measuring.state()
+        elapsed_s = time.monotonic() - self._began
+        passes = (self._measured, self._spliced)
+        return Bookmark(passes, self._looking.done, elapsed_s, asdict(self._lost), sums)
 
     def _headed(self) -> Headed | None:
         if not self._params.loss_recovered:
@@ -87,11 +103,14 @@ class Evaluating:
     def _measure(self, harvester: Harvester) -> Measurement:
         placed = self._trained.fitting(harvester.columns(self._sequences[0]))
         sae = self._trained.sae
-        measuring = Measuring(sae.config.d_sae, placed.parts)
-        for acts_NW in harvester.harvest(self._sequences):
+        measuring = self._measuring = Measuring(sae.config.d_sae, placed.parts)
+        if self._found.tensors:
+            measuring.restore(self._found.tensors)
+        for acts_NW in harvester.harvest(self._sequences, after=self._measured):
             x_ND, y_NE = placed.split(acts_NW, sae.b_dec_E)
             with torch.no_grad():
                 measuring.add(y_NE, sae(x_ND, deployed=True))
+            self._measured += 1
             self._looking.advance("measuring", len(acts_NW))
         return measuring.result()
 
@@ -101,7 +120,6 @@ class Evaluating:
         mean_E = measured.mean_E.to(sae.b_dec_E)
         others = {"zero": torch.zeros_like(mean_E), "mean": mean_E}
         tokenizer = activations.source.tokenizer
-        losses = Losses()
 
         def reconstruct(x_ND: Tensor) -> Tensor:
             return sae(x_ND.to(sae.b_dec_E), deployed=True).y_hat_BE
@@ -115,13 +133,14 @@ class Evaluating:
             share=self._params.masked_share,
             seed=self._params.seed,
         )
-        for given in passes:
-            splice.add_to(losses, given, reconstruct, others)
+        for given in islice(passes, self._spliced, None):
+            splice.add_to(self._lost, given, reconstruct, others)
+            self._spliced += 1
             self._looking.advance("splicing", len(given.kept_N))
-        if not losses.tokens:
+        if not self._lost.tokens:
             self._without = "no token of the held-out text is predicted"
             return {}
-        return losses_told(losses)
+        return losses_told(self._lost)
 
     def _keep(self, measured: Measurement, results: Results) -> None:
         report: dict[str, object] = {

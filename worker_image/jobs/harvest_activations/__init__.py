@@ -4,7 +4,8 @@ from worker_image.contract.harvest_activations import HarvestActivationsParams
 from worker_image.device import choose_device
 from worker_image.errors import UserError
 from worker_image.jobs.activations import cache_of, open_activations
-from worker_image.jobs.harvest_activations.harvesting import Halted, Harvesting
+from worker_image.jobs.halted import Halted
+from worker_image.jobs.harvest_activations.harvesting import Harvesting
 from worker_image.reporter import RunContext
 
 

@@ -11,6 +11,7 @@ from worker_image import __version__
 from worker_image.contract.commands import Pause, Stop
 from worker_image.contract.events import ArtifactSaved, Progress, Started
 from worker_image.contract.harvest_activations import HarvestActivationsParams
+from worker_image.jobs.halted import Halted
 from worker_image.lm.activations import Activations
 from worker_image.lm.cache import ActivationCache
 from worker_image.lm.fill import Gained
@@ -20,14 +21,6 @@ from worker_image.sae.files import sha256_of, sync_directory, sync_file
 
 _PROGRESS_EVERY_S = 1.0
 _LOG_EVERY_S = 5.0
-
-
-class Halted(Exception):
-    """The job was told to end early."""
-
-    def __init__(self, instruction: Pause | Stop | Terminated) -> None:
-        super().__init__(instruction)
-        self.instruction = instruction
 
 
 class Harvesting:

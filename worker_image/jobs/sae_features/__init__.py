@@ -1,14 +1,15 @@
 """The ``sae_features`` job: what a trained autoencoder's latents react to, in a file that is read by latent."""
 
 from worker_image.contract.sae_features import SaeFeaturesParams
-from worker_image.jobs.looking import Halted, halt
+from worker_image.jobs.halted import Halted
+from worker_image.jobs.looking import halt
 from worker_image.jobs.sae_features.finding import Finding
 from worker_image.jobs.trained import open_trained
 from worker_image.reporter import RunContext
 
 
 def main(params: SaeFeaturesParams, run: RunContext) -> None:
-    """Run the job to its end, or to the pause or stop it is told. It keeps no checkpoint: paused, it begins anew.
+    """Run the job to its end, or to the pause or stop it is told. Paused, it goes on.
 
     Raises:
         UserError: the parameters or inputs cannot work.
@@ -17,4 +18,4 @@ def main(params: SaeFeaturesParams, run: RunContext) -> None:
     try:
         finding.execute()
     except Halted as halted:
-        halt(run, halted.instruction)
+        halt(run, halted.instruction, finding.bookmarks, finding.bookmark())

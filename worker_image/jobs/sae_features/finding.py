@@ -2,8 +2,7 @@
 
 import json
 import time
-from collections.abc import Iterator
-from itertools import islice
+from collections.abc import Iterable, Iterator
 
 import numpy as np
 import torch
@@ -15,6 +14,7 @@ from worker_image.contract.events import Started
 from worker_image.contract.sae_features import SaeFeaturesParams
 from worker_image.errors import UserError
 from worker_image.jobs.artifact import keep, keep_text
+from worker_image.jobs.bookmark import Bookmark, Bookmarks
 from worker_image.jobs.looking import Looking
 from worker_image.jobs.sae_features.telling import Telling, Windows
 from worker_image.jobs.trained import Placed, Trained
@@ -48,8 +48,13 @@ class Finding:
         self._gathering = Gathering(latents, d_sae, top=params.top_examples, sampled=self._sampled, seed=params.seed)
         self._sequences: list[Sequence] = []
         """All that were looked at."""
-        self._began = time.monotonic()
-        self._looking = Looking(run, 2 * params.tokens)
+        self.bookmarks = Bookmarks(params, run, trained)
+        self._found = self.bookmarks.found()
+        self._passes = list(self._found.passes)
+        """Done in each round."""
+        self._windows: Windows | None = None
+        self._began = time.monotonic() - self._found.elapsed_s
+        self._looking = Looking(run, 2 * params.tokens, self._found.tokens)
         self._without: str | None = None
         """Why there are no logit effects."""
 
@@ -64,6 +69,14 @@ class Finding:
             raise UserError("dataset", "it holds no text beside the held-out tokens", "lower held_out_tokens")
         windows = self._look_around(harvester, placed)
         self._keep(headed, placed, windows)
+
+    def bookmark(self) -> Bookmark:
+        """How far it is."""
+        tensors = {name: held.cpu() for name, held in self._gathering.state().items()}
+        if self._windows is not None:
+            tensors["acts_XC"] = self._windows.acts_XC
+        first, second = self._passes
+        return Bookmark((first, second), self._looking.done, time.monotonic() - self._began, tensors=tensors)
 
     def _check_memory(self) -> None:
         examples = len(self._gathering.latent_A) * (self._params.top_examples + self._sampled)
@@ -118,13 +131,13 @@ class Finding:
     def _find(self, harvester: Harvester) -> Placed:
         """The first pass."""
         placed = self._trained.fitting(harvester.columns(self._activations.held_out.sequences[0]))
-        for sequences in self._chunks():
-            first = len(self._sequences)
-            self._sequences += sequences
-            for indices, parts in harvester.passes(sequences):
-                sequence_B, position_B = self._places([first + index for index in indices])
-                self._gathering.add(self._encoded(parts, placed), sequence_B, position_B)
-                self._looking.advance("finding examples", len(sequence_B))
+        if self._found.tensors:
+            self._gathering.restore(self._found.tensors)
+        for first, indices, parts in self._rest(harvester, self._chunks(), 0):
+            sequence_B, position_B = self._places([first + index for index in indices])
+            self._gathering.add(self._encoded(parts, placed), sequence_B, position_B)
+            self._passes[0] += 1
+            self._looking.advance("finding examples", len(sequence_B))
         return placed
 
     def _chunks(self) -> Iterator[list[Sequence]]:
@@ -136,12 +149,30 @@ class Finding:
             chunk.append(piece.sequence)
             held += len(piece.sequence.kept)
             if held >= at_once or looked + held >= self._params.tokens:
+                self._sequences += chunk
                 yield chunk
                 looked, held, chunk = looked + held, 0, []
             if looked >= self._params.tokens:
                 return
         if chunk:
+            self._sequences += chunk
             yield chunk
+
+    def _rest(
+        self, harvester: Harvester, chunks: Iterable[list[Sequence]], round_: int
+    ) -> Iterator[tuple[int, list[int], list[Tensor]]]:
+        """Passes over the chunks but for those that were done before: number of the chunk's first sequence among all
+        of theirs, indices of the pass's in the chunk, activations."""
+        first, done = 0, self._found.passes[round_]
+        for chunk in chunks:
+            # Who goes with whom follows from the chunk alone.
+            if done >= (here := harvester.count_passes(chunk)):
+                done -= here
+            else:
+                for indices, parts in harvester.passes(chunk, after=done):
+                    yield first, indices, parts
+                done = 0
+            first += len(chunk)
 
     def _places(self, numbers: list[int]) -> tuple[Tensor, Tensor]:
         """Sequence and position of every row that a pass over these sequences gives."""
@@ -158,16 +189,18 @@ class Finding:
 
     def _look_around(self, harvester: Harvester, placed: Placed) -> Windows:
         """The second pass, over the sequences that hold examples."""
-        windows = Windows(self._gathering, self._params.context_tokens)
+        windows = self._windows = Windows(self._gathering, self._params.context_tokens)
+        if "acts_XC" in self._found.tensors:
+            windows.restore(self._found.tensors["acts_XC"])
         numbers = windows.sequences.tolist()
-        chunk = self._params.harvest_batch_size * _PASSES_AT_ONCE
-        rest = iter(numbers)
-        while some := list(islice(rest, chunk)):
-            for indices, parts in harvester.passes([self._sequences[number] for number in some]):
-                chosen = [some[index] for index in indices]
-                firings = self._gathering.firings(self._encoded(parts, placed))
-                windows.fill(firings, chosen, [self._sequences[number].kept for number in chosen])
-                self._looking.advance("looking around them", sum(len(self._sequences[each].kept) for each in chosen))
+        size = self._params.harvest_batch_size * _PASSES_AT_ONCE
+        chunks = ([self._sequences[each] for each in numbers[at : at + size]] for at in range(0, len(numbers), size))
+        for first, indices, parts in self._rest(harvester, chunks, 1):
+            chosen = [numbers[first + index] for index in indices]
+            firings = self._gathering.firings(self._encoded(parts, placed))
+            windows.fill(firings, chosen, [self._sequences[number].kept for number in chosen])
+            self._passes[1] += 1
+            self._looking.advance("looking around them", sum(len(self._sequences[each].kept) for each in chosen))
         return windows
 
     def _keep(self, headed: Headed | None, placed: Placed, windows: Windows) -> None:

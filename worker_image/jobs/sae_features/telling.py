@@ -46,6 +46,15 @@ class Windows:
         self._acts_XC = torch.zeros(len(slot_X), 2 * reach + 1)
 
     @property
+    def acts_XC(self) -> Tensor:
+        """Activations found so far; 0 elsewhere."""
+        return self._acts_XC
+
+    def restore(self, acts_XC: Tensor) -> None:
+        """Go on from what ``acts_XC`` was."""
+        self._acts_XC.copy_(acts_XC)
+
+    @property
     def sequences(self) -> Tensor:
         """Numbers of the sequences that hold examples, ascending."""
         return self._sequence_X.unique_consecutive()

@@ -4,8 +4,9 @@ import time
 from contextlib import suppress
 
 from worker_image.contract.jobs import TrainSaeParams
+from worker_image.jobs.halted import Halted
 from worker_image.jobs.train_sae.inputs import check_inputs, load
-from worker_image.jobs.train_sae.training import Halted, Training
+from worker_image.jobs.train_sae.training import Training
 from worker_image.reporter import RunContext
 from worker_image.sae.checkpoint import CheckpointState
 from worker_image.trackers.tracked_run import TrackedBefore, TrackedRun

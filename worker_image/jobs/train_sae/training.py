@@ -23,6 +23,7 @@ from worker_image.contract.commands import (
 from worker_image.contract.events import Progress, Started
 from worker_image.contract.jobs import TrainSaeParams
 from worker_image.errors import OutOfGpuMemory, UserError
+from worker_image.jobs.halted import Halted
 from worker_image.jobs.train_sae.abreast import Abreast
 from worker_image.jobs.train_sae.artifacts import announce
 from worker_image.jobs.train_sae.checkpoints import Checkpoints, Moment, Reason
@@ -45,14 +46,6 @@ _CENTRE_SAMPLE = 16_384
 """Activations from which the biases start; more do not move their median visibly."""
 
 _GPU_MEMORY_EVERY_STEPS = 100
-
-
-class Halted(Exception):
-    """Training was told to end early."""
-
-    def __init__(self, instruction: Pause | Stop | Terminated) -> None:
-        super().__init__(instruction)
-        self.instruction = instruction
 
 
 @dataclass(frozen=True)

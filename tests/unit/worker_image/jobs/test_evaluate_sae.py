@@ -13,7 +13,7 @@ from transformers import BertConfig, BertForMaskedLM, PreTrainedTokenizerFast
 from tests.unit.worker_image.conftest import SPECIALS, WORDS, save_tokenizer
 from tests.unit.worker_image.recording import RecordingRun
 from worker_image.contract.commands import Pause, Stop
-from worker_image.contract.events import ArtifactSaved, Progress
+from worker_image.contract.events import ArtifactSaved, CheckpointSaved, Progress
 from worker_image.contract.jobs import EvaluateSaeParams, TrainSaeParams
 from worker_image.errors import UserError
 from worker_image.jobs.evaluate_sae import main
@@ -70,6 +70,8 @@ def job(gpt2: Path, corpus: Path, tmp_path: Path) -> Job:
         hookpoint: str = "layers.0",
         target: str = "",
         script: Callable[[RecordingRun], list[Instruction]] = lambda run: [],
+        name: str = "run",
+        resume_from: Path | None = None,
         **changes: object,
     ) -> RecordingRun:
         native.write(sae, tmp_path / "sae", Provenance(hookpoint=hookpoint, target_hookpoint=target))
@@ -84,7 +86,7 @@ def job(gpt2: Path, corpus: Path, tmp_path: Path) -> Job:
         }
         params = EvaluateSaeParams.model_validate(defaults | changes)
         inputs = {"model": params.model, "dataset": params.dataset, "sae": str(tmp_path / "sae")}
-        run = RecordingRun(tmp_path / "run", inputs, script)
+        run = RecordingRun(tmp_path / name, inputs, script, resume_from)
         main(params, run)
         return run
 
@@ -190,6 +192,75 @@ def test_it_ends_when_it_is_told_to(job: Job, instruction: Instruction, outcome:
     run = job(perfect(12), script=lambda run: [instruction])
     assert run.finished.outcome == outcome
     assert [(answer, asked) for answer, asked, _ in run.answers] == [("applied", instruction)]
+
+
+def at_poll(number: int, instruction: Instruction) -> Callable[[RecordingRun], list[Instruction]]:
+    polls = iter(range(1, 10_000))
+    return lambda run: [instruction] if next(polls) == number else []
+
+
+def polls_of(job: Job, **changes: object) -> tuple[RecordingRun, int]:
+    """A run that nobody disturbs, and how often it looked for commands: once a pass of the language model."""
+    polls: list[None] = []
+    run = job(drawn(12), "layers.1", script=lambda run: polls.append(None) or [], name="whole", **changes)  # type: ignore[func-returns-value]
+    return run, len(polls)
+
+
+def drawn(width: int) -> DeployedSae:
+    weights = torch.randn(2 * width, width, generator=torch.Generator().manual_seed(2))
+    return DeployedSae("standard", weights, weights.clone() / 9, torch.zeros(width), b_enc_F=torch.zeros(2 * width))
+
+
+def results_of(run: RecordingRun) -> dict[str, float]:
+    return {name: value for name, value in run.finished.results.items() if name != "wall_time_s"}
+
+
+@pytest.mark.parametrize("instruction", [Pause(id=uuid4(), ts=0), Terminated()], ids=["pause", "terminated"])
+def test_a_paused_one_goes_on_to_the_same_figures_without_doing_anything_again(
+    job: Job, instruction: Instruction
+) -> None:
+    whole, passes = polls_of(job)
+    for done in {1, passes // 3, passes // 2, passes // 2 + 1, passes - 1}:
+        halted = job(drawn(12), "layers.1", script=at_poll(done, instruction), name=f"halted_{done}")
+        [saved] = halted.of(CheckpointSaved)
+        counted: list[None] = []
+        resumed = job(
+            drawn(12),
+            "layers.1",
+            script=lambda run, counted=counted: counted.append(None) or [],
+            name=f"resumed_{done}",
+            resume_from=halted.checkpoints / saved.name,
+        )
+        assert results_of(resumed) == results_of(whole)
+        assert len(counted) == passes - done
+        assert resumed.of(Progress)[-1].done == whole.of(Progress)[-1].done
+
+
+def test_paused_twice_it_still_goes_on(job: Job) -> None:
+    whole, passes = polls_of(job)
+    pause = Pause(id=uuid4(), ts=0)
+    place = None
+    for name, after in (("first", passes // 3), ("second", passes // 3)):
+        halted = job(drawn(12), "layers.1", script=at_poll(after, pause), name=name, resume_from=place)
+        place = halted.checkpoints / halted.of(CheckpointSaved)[0].name
+    assert results_of(job(drawn(12), "layers.1", name="third", resume_from=place)) == results_of(whole)
+
+
+def test_what_was_found_of_another_autoencoder_or_is_torn_is_not_gone_on_with(job: Job) -> None:
+    whole, _ = polls_of(job)
+    halted = job(silent(12), "layers.1", script=at_poll(3, Pause(id=uuid4(), ts=0)), name="halted")
+    place = halted.checkpoints / halted.of(CheckpointSaved)[0].name
+    other = job(drawn(12), "layers.1", name="other", resume_from=place)
+    (place / "sums.safetensors").write_bytes(b"torn")
+    torn = job(drawn(12), "layers.1", name="torn", resume_from=place)
+    for run, reason in ((other, "sae changed"), (torn, "not what was written")):
+        assert results_of(run) == results_of(whole)
+        assert any(level == "warning" and reason in text and "beginning anew" in text for level, text in run.lines)
+
+
+def test_one_that_is_stopped_leaves_nothing_to_go_on_from(job: Job) -> None:
+    run = job(perfect(12), script=at_poll(2, Stop(id=uuid4(), ts=0)))
+    assert list(run.checkpoints.iterdir()) == []
 
 
 def test_what_a_training_left_tells_its_hookpoint(gpt2: Path, corpus: Path, tmp_path: Path) -> None:

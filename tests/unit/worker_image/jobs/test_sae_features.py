@@ -13,7 +13,7 @@ from transformers import AutoModel, AutoTokenizer, GPT2LMHeadModel
 
 from tests.unit.worker_image.recording import RecordingRun
 from worker_image.contract.commands import Pause
-from worker_image.contract.events import ArtifactSaved, Progress
+from worker_image.contract.events import ArtifactSaved, CheckpointSaved, Progress
 from worker_image.contract.feature_file import NAME, Feature, FeatureFile
 from worker_image.contract.jobs import SaeFeaturesParams
 from worker_image.errors import UserError
@@ -51,6 +51,7 @@ def job(gpt2: Path, corpus: Path, tmp_path: Path) -> Job:
         family: str = "topk",
         name: str = "run",
         script: Callable[[RecordingRun], list[Instruction]] = lambda run: [],
+        resume_from: Path | None = None,
         **changes: object,
     ) -> RecordingRun:
         native.write(drawn(family), tmp_path / "sae", Provenance(hookpoint="layers.0"))
@@ -60,7 +61,7 @@ def job(gpt2: Path, corpus: Path, tmp_path: Path) -> Job:
         }  # fmt: skip
         params = SaeFeaturesParams.model_validate(defaults | changes)
         inputs = {"model": params.model, "dataset": params.dataset, "sae": str(tmp_path / "sae")}
-        run = RecordingRun(tmp_path / name, inputs, script)
+        run = RecordingRun(tmp_path / name, inputs, script, resume_from)
         main(params, run)
         return run
 
@@ -212,3 +213,29 @@ def test_it_can_be_paused(job: Job) -> None:
     run = job(script=lambda run: [Pause(id=uuid4(), ts=0)])
     assert run.finished.outcome == "paused"
     assert not (run.artifacts / NAME).exists()
+
+
+@pytest.mark.parametrize("family", ["topk", "standard"])
+def test_paused_it_goes_on_to_the_same_features_without_doing_anything_again(job: Job, family: str) -> None:
+    def counting(counted: list[int], pause_at: int = 0) -> Callable[[RecordingRun], list[Instruction]]:
+        def script(_: RecordingRun) -> list[Instruction]:
+            counted.append(1)
+            return [Pause(id=uuid4(), ts=0)] if len(counted) == pause_at else []
+
+        return script
+
+    # Few enough a chunk that there are several.
+    of_whole: list[int] = []
+    shape = {"harvest_batch_size": 1, "tokens": 1500}
+    whole = job(family, "whole", counting(of_whole), **shape)
+    passes = len(of_whole)
+    for done in {1, passes // 2, passes - 10, passes - 1}:
+        halted = job(family, f"halted_{done}", counting([], done), **shape)
+        counted: list[int] = []
+        place = halted.checkpoints / halted.of(CheckpointSaved)[0].name
+        resumed = job(family, f"resumed_{done}", counting(counted), place, **shape)
+        assert len(counted) == passes - done
+        assert [feature(resumed, latent) for latent in range(LATENTS)] == [
+            feature(whole, latent) for latent in range(LATENTS)
+        ]
+        assert resumed.finished.results["l0"] == whole.finished.results["l0"]
