@@ -93,7 +93,7 @@ async def test_a_gpu_with_processes_from_outside_or_that_is_lost_is_not_to_be_ha
 async def test_what_was_seen_before_a_restart_counts_after_it(scene: Scene, tmp_path: Path) -> None:
     job = await scene.store.submit(container_job(resources=Resources(gpus=1, gpu_memory_mb=1000)))
     attempt = await scene.store.begin_attempt(job, executor="fake", gpus=["GPU-a"], cpus=1, gpu_memory_mb=1000)
-    await scene.store.series.record(attempt, Sample(1, 1.0, {}), memory_mb=None, gpu_memory_mb=3000)
+    await scene.store.measurements.record(attempt, Sample(1, 1.0, {}), memory_mb=None, gpu_memory_mb=3000)
     again = Scene(scene.store, tmp_path)
     again.shows(used_mb=0)
     _, (held,), _ = await again.board.look(engine_error=None, disk_error=None)
