@@ -10,6 +10,7 @@ wants fewer tokens reads the beginning of what a longer one wrote, and one that 
     entries/<key>/shard-000000.safetensors activations (N, D), sums over them, where the dataset goes on
     entries/<key>/used                     its time is when the entry was last opened
     locks/<key>.use, locks/<key>.write     shared by who uses the entry; held by the one who writes
+    locks/cache.room                       held by who makes room for a shard, until it is written
     digests/                               of files, see ``DigestBook``
 
 A shard appears under its name only when it is whole and synced, so a writer that is killed leaves whole shards. The
@@ -130,12 +131,22 @@ class ActivationCache:
         # What is there already is of use however full the disk has become.
         return n_bytes == 0 or n_bytes <= self._left() + spare
 
-    def make_room(self, n_bytes: int) -> None:
-        """Evict what was used longest ago until so much more finds room.
+    @contextmanager
+    def room(self, n_bytes: int) -> Iterator[None]:
+        """So much may be written inside: what was used longest ago is evicted for it. Others who write wait meanwhile,
+        or each would count on the same room.
 
         Raises:
             CacheFull: there is not enough that nobody uses.
         """
+        lock = self._lock("cache", "room", fcntl.LOCK_EX)
+        try:
+            self._make_room(n_bytes)
+            yield
+        finally:
+            os.close(lock)
+
+    def _make_room(self, n_bytes: int) -> None:
         for folder in sorted(self._folders(), key=_last_used):
             if n_bytes <= self._left():
                 return
@@ -397,7 +408,13 @@ class Writer:
         """Wait for what is being written. Raises as ``flush`` does."""
         if self._writing is not None:
             writing, self._writing = self._writing, None
-            writing.result()
+            try:
+                writing.result()
+            except BaseException:
+                # Nothing may follow rows that are not there.
+                self._pending.clear()
+                self.rows, self.ended = self.entry.rows, self.entry.ended
+                raise
             self.entry.refresh()
 
     def close(self) -> None:
@@ -406,14 +423,15 @@ class Writer:
 
     def _write(self, final: Path, parts: list[Tensor], noted: dict[str, str]) -> None:
         acts_ND = torch.cat(parts)
-        self._cache.make_room(acts_ND.nbytes)
+        tensors = {"activations": acts_ND, **Statistics.of(acts_ND).tensors()}
+        noted = noted | {"rows": str(len(acts_ND))}
         draft = final.with_suffix(".draft")
         draft.unlink(missing_ok=True)  # a killed writer's, perhaps under another user
-        noted = noted | {"rows": str(len(acts_ND))}
-        save_file({"activations": acts_ND, **Statistics.of(acts_ND).tensors()}, draft, metadata=noted)
-        draft.chmod(0o644)  # safetensors makes files that only their owner may read
-        sync_file(draft)
-        draft.rename(final)
+        with self._cache.room(acts_ND.nbytes):
+            save_file(tensors, draft, metadata=noted)
+            draft.chmod(0o644)  # safetensors makes files that only their owner may read
+            sync_file(draft)
+            draft.rename(final)
         sync_directory(final.parent)
 
 

@@ -1,6 +1,6 @@
 """What a run starts from: everything that can be wrong is found here, cheapest first, in seconds."""
 
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 
 import torch
 
@@ -63,7 +63,24 @@ def check_inputs(params: TrainSaeParams, run: RunContext) -> Inputs:
         )
     activations = open_activations(params, run, params.hookpoints, device, least_training=params.batch_size)
     checkpoint = _checkpoint(params, run, activations.dataset)
-    feeding = Feeding(
+    position: Json | None = checkpoint.run["position"] if checkpoint else None  # type: ignore[assignment]
+    batches = batches_of(
+        activations,
+        _feeding(params, device),
+        cache_of(params, run),
+        required=params.cache == "on",
+        position=position,
+    )
+    return Inputs(device, activations, batches, checkpoint, run.gpu_memory_mb)
+
+
+def without_cache(params: TrainSaeParams, inputs: Inputs) -> Inputs:
+    """The same from the first batch on, harvested as training goes."""
+    return replace(inputs, batches=batches_of(inputs.activations, _feeding(params, inputs.device), None))
+
+
+def _feeding(params: TrainSaeParams, device: torch.device) -> Feeding:
+    return Feeding(
         batch_size=params.batch_size,
         total_tokens=params.steps * params.batch_size,
         limit=params.max_tokens,
@@ -71,9 +88,6 @@ def check_inputs(params: TrainSaeParams, run: RunContext) -> Inputs:
         seed=params.seed,
         prefetch=params.prefetch == "on" or (params.prefetch == "auto" and device.type == "cuda"),
     )
-    position: Json | None = checkpoint.run["position"] if checkpoint else None  # type: ignore[assignment]
-    batches = batches_of(activations, feeding, cache_of(params, run), required=params.cache == "on", position=position)
-    return Inputs(device, activations, batches, checkpoint, run.gpu_memory_mb)
 
 
 def load(params: TrainSaeParams, inputs: Inputs) -> Loaded:

@@ -65,6 +65,22 @@ class Need:
         if self.device.type == "cuda":
             self._check("gpu", _left_on_gpu(gpu_memory_mb))
 
+    def with_buffers(self, buffered_tokens: int) -> "Need":
+        """The same with so many activations held in memory, beside what it has by now.
+
+        Raises:
+            UserError: there is no room for them.
+        """
+        need = replace(self, buffered_tokens=buffered_tokens)
+        size_bytes = sum(part.size_bytes for part in need._components("host") if part.name == BUFFER)
+        if (left := available_bytes()) is not None and size_bytes > left:
+            raise UserError(
+                "buffer_tokens",
+                f"{readable(size_bytes)} of memory are needed to buffer activations and {readable(left)} are left",
+                "lower buffer_tokens, raise resources.memory_mb, or have room made in the activation cache",
+            )
+        return need
+
     def table(self, pool: Pool) -> str:
         """All that it takes, by component, for people."""
         return listed(self._components(pool))

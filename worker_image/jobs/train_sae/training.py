@@ -27,12 +27,13 @@ from worker_image.jobs.halted import Halted
 from worker_image.jobs.train_sae.abreast import Abreast
 from worker_image.jobs.train_sae.artifacts import announce
 from worker_image.jobs.train_sae.checkpoints import Checkpoints, Moment, Reason
-from worker_image.jobs.train_sae.inputs import Inputs, Loaded
+from worker_image.jobs.train_sae.inputs import Inputs, Loaded, without_cache
 from worker_image.jobs.train_sae.learner import Learner
 from worker_image.jobs.train_sae.report import Curves, report
 from worker_image.jobs.train_sae.results import export, joined, result_lines
 from worker_image.jobs.train_sae.steering import Refused, Steering
 from worker_image.jobs.train_sae.summary import duration, summary_of
+from worker_image.lm.cache import CacheFull
 from worker_image.pace import Pace
 from worker_image.reporter import Instruction, RunContext, Terminated
 from worker_image.sae.checkpoint import CheckpointState, Kind
@@ -182,6 +183,31 @@ class Training:
 
     def _prepare(self) -> None:
         """Get activations for the next batches, reporting progress and obeying commands meanwhile."""
+        try:
+            self._harvest()
+        except CacheFull as full:
+            # Others took the room since it was looked for. Batches that were learned from cannot be had elsewhere.
+            if self.params.cache == "on" or self.step:
+                raise
+            self._leave_cache(full)
+            self._harvest()
+        self._has_held_out = True
+        if self._scaling is None:
+            self._begin()
+        self._train_pace.start()
+
+    def _leave_cache(self, full: CacheFull) -> None:
+        """
+        Raises:
+            UserError: memory has no room for activations either.
+        """
+        self.batches.close()
+        self.inputs = without_cache(self.params, self.inputs)
+        self.batches = self.inputs.batches
+        self._need = self._need.with_buffers(self.batches.buffered_tokens)
+        self.run.notify(f"{full}; activations are harvested as training goes instead, and not kept", "warning")
+
+    def _harvest(self) -> None:
         self._harvest_pace.start()
         before = self.batches.harvested
         for tokens in self.batches.prepare():
@@ -192,10 +218,6 @@ class Training:
             self._report_harvest()
         if self.batches.harvested > before:
             self._report_harvest(now=True)
-        self._has_held_out = True
-        if self._scaling is None:
-            self._begin()
-        self._train_pace.start()
 
     def _begin(self) -> None:
         """Settle what the first activations settle: their scale, and where the biases start."""

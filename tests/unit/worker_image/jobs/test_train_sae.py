@@ -25,7 +25,8 @@ from worker_image.contract.commands import (
 from worker_image.contract.events import ArtifactSaved, CheckpointRemoved, CheckpointSaved, Metrics, Progress
 from worker_image.contract.jobs import TrainSaeParams
 from worker_image.errors import UserError
-from worker_image.jobs.train_sae import main
+from worker_image.jobs.train_sae import main, memory
+from worker_image.lm.cache import ActivationCache, CacheFull
 from worker_image.reporter import Instruction, Terminated
 from worker_image.sae.checkpoint import checkpoints_in, load_checkpoint
 from worker_image.sae.model import Output, Sae
@@ -144,6 +145,52 @@ def test_a_resumed_job_ends_bit_for_bit_as_an_uninterrupted_one(job: Job, source
 def test_fetching_ahead_changes_nothing_but_the_time(job: Job) -> None:
     source = {"cache": "off", "buffer_tokens": 300}
     assert_same_weights(job("ahead", prefetch="on", **source), job("in turn", prefetch="off", **source))
+
+
+@pytest.fixture
+def filled_by_others(monkeypatch: pytest.MonkeyPatch) -> None:
+    """There is room when the cache is looked at, and none any more when something is to be written."""
+
+    def full(self: ActivationCache, n_bytes: int) -> None:
+        raise CacheFull("cache", "the activation cache has no room", "set cache to off")
+
+    monkeypatch.setattr(ActivationCache, "_make_room", full)
+
+
+@pytest.mark.usefixtures("filled_by_others")
+def test_a_job_whose_cache_others_fill_harvests_as_it_goes_and_says_so(job: Job) -> None:
+    without = job("without", cache="off")
+    run = job("full", cache="auto")
+    assert_same_weights(without, run)
+    (said,) = [text for level, text in run.lines if level == "warning"]
+    assert "no room" in said
+    assert "as training goes" in said
+
+
+@pytest.mark.usefixtures("filled_by_others")
+def test_a_job_that_insists_on_the_cache_fails_when_others_fill_it(job: Job) -> None:
+    with pytest.raises(CacheFull):
+        job(cache="on")
+
+
+def test_memory_that_is_needed_in_the_caches_stead_is_looked_at_first(
+    job: Job, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run_out = False
+
+    def left() -> int:
+        return 1000 if run_out else 10**10
+
+    def full(self: ActivationCache, n_bytes: int) -> None:
+        nonlocal run_out
+        run_out = True
+        raise CacheFull("cache", "the activation cache has no room", "set cache to off")
+
+    monkeypatch.setattr(ActivationCache, "_make_room", full)
+    monkeypatch.setattr(memory, "available_bytes", left)
+    with pytest.raises(UserError, match="of memory are needed to buffer activations") as caught:
+        job(cache="auto")
+    assert caught.value.field == "buffer_tokens"
 
 
 def test_the_share_of_time_that_training_waited_is_measured(job: Job) -> None:

@@ -1,5 +1,6 @@
 """The cache on disk: what is written is what is read, whoever writes at the same time, dies, or wants the room."""
 
+import fcntl
 import os
 import subprocess
 import sys
@@ -200,6 +201,34 @@ def test_when_nothing_can_go_the_writer_is_told_what_to_change(full: ActivationC
     for reader in readers:
         reader.close()
     assert full.fits(1000)
+
+
+def test_two_who_write_never_count_on_the_same_room(full: ActivationCache) -> None:
+    """Whoever comes second waits until what the first made room for is there."""
+    lock = full.folder / "locks" / "cache.room"
+    with full.room(8), lock.open() as second, pytest.raises(BlockingIOError):
+        fcntl.flock(second, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    with lock.open() as second:
+        fcntl.flock(second, fcntl.LOCK_EX | fcntl.LOCK_NB)
+
+
+def test_room_that_is_not_found_is_not_kept_from_others(full: ActivationCache) -> None:
+    with pytest.raises(CacheFull), full.room(1 << 40):
+        pass
+    with full.room(8):
+        pass
+
+
+def test_nothing_follows_rows_that_found_no_room(full: ActivationCache) -> None:
+    readers = [full.open(replace(RECIPE, dataset=name)) for name in ("old", "new")]
+    entry = full.open(replace(RECIPE, dataset="next"))
+    with pytest.raises(CacheFull):
+        write(entry, 24, step=SHARD)
+    assert entry.rows == 0
+    for reader in readers:
+        reader.close()
+    write(entry, 8)
+    assert torch.equal(entry.gather(np.arange(8)), rows(0, 8))
 
 
 def test_a_cache_kept_below_what_one_shard_takes_refuses_it(tmp_path: Path) -> None:
