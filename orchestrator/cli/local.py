@@ -24,10 +24,11 @@ from worker_image.contract.commands import AppliedChange, SetLearningRate, SetPa
 from worker_image.contract.commands import command as command_adapter
 from worker_image.contract.events import CommandApplied
 from worker_image.contract.events import event as event_adapter
-from worker_image.contract.jobs import JOB_TYPES
+from worker_image.contract.jobs import JOB_TYPES, JobType
 from worker_image.contract.rundir import RunDir, RunSpec
 
 Line = TypeVar("Line")
+Given = TypeVar("Given", bound=JobType)
 
 _NEEDED = ("torch", "transformers", "safetensors")
 """What the worker extra brings."""
@@ -118,7 +119,12 @@ def _params(config: Path | None, run_dir: RunDir, overrides: dict[str, Any]) -> 
     params = read(source).parsed("train_sae", overrides)
     if params.type == "container":
         raise InvalidInput(f"{source}: a container job is a command of its own: run that", field="type")
-    # Where we stand comes before the home: absolute paths mean the same to both.
+    return found_here(params)
+
+
+def found_here(params: Given) -> Given:
+    """The parameters with what is found from where we stand, which comes before the home, as absolute paths: these mean
+    the same to both."""
     here = {
         field: str(path.resolve())
         for field in params.references()
