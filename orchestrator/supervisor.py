@@ -44,12 +44,14 @@ from orchestrator.record import write_begun, write_settled
 from orchestrator.settings import Settings
 from orchestrator.settlement import settlement
 from orchestrator.store import Ended, Store
+from orchestrator.superseded import delete_superseded, earlier_checkpoints
 from orchestrator.tail import WHOLE, read_last_lines, read_lines, read_piece
 from orchestrator.vault import Vault, scrubbed
 from worker_image.contract.activations import ActivationParams
 from worker_image.contract.commands import AppliedChange, command
-from worker_image.contract.events import Event, event
+from worker_image.contract.events import CheckpointSaved, Event, event
 from worker_image.contract.jobs import JOB_TYPES, ContainerParams
+from worker_image.contract.retention import EarlierCheckpoint
 from worker_image.contract.rundir import RunDir, RunSpec
 
 logger = logging.getLogger(__name__)
@@ -76,8 +78,15 @@ UNREACHABLE = "engine unreachable, state unknown"
 """The phase of a job whose engine does not answer."""
 
 
-def run_spec(job: Job, attempt: Attempt, settings: Settings, changes: tuple[AppliedChange, ...] = ()) -> RunSpec:
-    """What the worker is given, ``changes`` of parameters that earlier attempts made among it."""
+def run_spec(
+    job: Job,
+    attempt: Attempt,
+    settings: Settings,
+    changes: tuple[AppliedChange, ...] = (),
+    earlier: tuple[EarlierCheckpoint, ...] = (),
+) -> RunSpec:
+    """What the worker is given: ``changes`` of parameters that earlier attempts made and checkpoints that they left
+    among it."""
     cached = _caches(job, settings)
     return RunSpec(
         job_id=job.id,
@@ -86,6 +95,7 @@ def run_spec(job: Job, attempt: Attempt, settings: Settings, changes: tuple[Appl
         params=job.params,
         inputs=job.inputs or {},
         resume_from=attempt.resume_from,
+        earlier=earlier,
         changes=changes,
         cache=str(settings.activation_cache) if cached else None,
         cache_mb=settings.activation_cache_mb if cached else None,
@@ -236,7 +246,8 @@ class Supervisor:
         faults.reach("begun")
         try:
             changes = changes_made(await self._store.commands(self._job_id))
-            await asyncio.to_thread(self._lay_out, run_spec(self._job, self.attempt, self._settings, changes))
+            earlier = await earlier_checkpoints(self._store, self._settings.home, self.attempt)
+            await asyncio.to_thread(self._lay_out, run_spec(self._job, self.attempt, self._settings, changes, earlier))
         except OSError as error:
             advice = "free space under SAEFORGE_HOME, or give the orchestrator write access to it; then restart the job"
             raise LaunchFailed(f"the run directory cannot be made: {error}", suggestion=advice) from error
@@ -459,6 +470,8 @@ class Supervisor:
         await self._store.append_events(self.attempt, events, offset)
         faults.reach("events_stored")
         self._offset = offset
+        if self.attempt.number > 1 and any(isinstance(one, CheckpointSaved) for one in events):
+            await delete_superseded(self._store, self._settings.home, self._job, self.attempt)
         self._broker.ring(self._job_id)
         self._unthinned += len(events)
         if self._unthinned > THIN_EVERY:

@@ -31,6 +31,7 @@ from worker_image.contract.events import (
     Metrics,
 )
 from worker_image.contract.jobs import JobType
+from worker_image.contract.retention import EarlierCheckpoint
 from worker_image.contract.rundir import RunDir, RunSpec
 
 Level = Literal["info", "success", "warning", "error"]
@@ -57,6 +58,8 @@ class RunContext(Protocol):
     """Reference field -> absolute path or hub id."""
     resume_from: Path | None
     """Checkpoint to continue from."""
+    earlier: tuple[EarlierCheckpoint, ...]
+    """Checkpoints of earlier attempts, oldest first, but for anomalies."""
     changes: tuple[AppliedChange, ...]
     """Changes of parameters that earlier attempts made."""
     cache: Path | None
@@ -140,6 +143,7 @@ class Run:
         self.tracker_runs: Mapping[str, str] = {}
         self.inputs = spec.inputs
         self.resume_from = Path(spec.resume_from) if spec.resume_from else None
+        self.earlier = spec.earlier
         self.changes = spec.changes
         self.cache = Path(spec.cache) if spec.cache else None
         self.cache_mb = spec.cache_mb
@@ -232,6 +236,7 @@ class NullRun:
         self.tracker_runs: Mapping[str, str] = {}
         self.inputs = inputs or {}
         self.resume_from = resume_from
+        self.earlier: tuple[EarlierCheckpoint, ...] = ()
         self.changes: tuple[AppliedChange, ...] = ()
         self.cache: Path | None = folder / "cache"
         self.cache_mb: int | None = None

@@ -5,6 +5,7 @@ from typing import Annotated, Literal
 from pydantic import Field
 
 from worker_image.contract.job_type import DatasetRef, JobType, ModelRef, SaeRef, group
+from worker_image.contract.retention import RetentionPolicy
 
 Hookpoint = Annotated[str, Field(pattern=r"^[A-Za-z_]\w*(\.\w+)*(:(in|out))?$", max_length=200)]
 """A place in a language model; see ``worker_image/lm/hookpoints.py`` for how it is written."""
@@ -76,3 +77,8 @@ class TrainedSaeParams(ReadingParams):
     """Where it reads, side by side for a crosscoder; as its files tell when empty."""
     target_hookpoint: Hookpoint | None = Field(default=None, json_schema_extra=ACTIVATIONS)
     """Where what a transcoder predicts belongs; as its files tell when empty."""
+
+    @property
+    def retention(self) -> RetentionPolicy:
+        """A bookmark says all that the one before it did."""
+        return RetentionPolicy(newest=1, every_steps=None, first=False, best=False)

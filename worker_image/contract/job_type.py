@@ -5,6 +5,7 @@ from typing import Annotated, Any, ClassVar, Self
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from worker_image.contract.commands import CommandType
+from worker_image.contract.retention import RetentionPolicy
 
 ModelRef = Annotated[str, Field(min_length=1, max_length=512, json_schema_extra={"x-reference": "model"})]
 """A model: a name under ``<home>/models``, an absolute path under an allowed root, or a Hugging Face hub id."""
@@ -63,6 +64,11 @@ class JobType(BaseModel):
     type: str
     network: bool = False
     """Whether the container may use the network."""
+
+    @property
+    def retention(self) -> RetentionPolicy | None:
+        """Which of the checkpoints of all its attempts stay; all of them when None."""
+        return None
 
     @classmethod
     def references(cls) -> dict[str, str]:

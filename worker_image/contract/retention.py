@@ -1,11 +1,14 @@
 """Which checkpoints are deleted once a newer one is safe.
 
 A worker deletes those of its own attempt; those of the attempts before are out of its reach, and the orchestrator's.
+Both look at all of them.
 """
 
 from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Protocol, TypeVar
+
+from pydantic import BaseModel, ConfigDict
 
 
 class Keepable(Protocol):
@@ -21,6 +24,22 @@ class Keepable(Protocol):
     @property
     def is_anomaly(self) -> bool:
         """Written for a look at what went wrong, not to continue from."""
+
+
+class EarlierCheckpoint(BaseModel):
+    """One that an earlier attempt of the job left and that is there still."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True)
+
+    attempt: int
+    step: int
+    held_out_loss: float | None = None
+    """Measured on held-out tokens when it was written; None where nothing was measured."""
+
+    @property
+    def is_anomaly(self) -> bool:
+        """Anomalies are not among them."""
+        return False
 
 
 Found = TypeVar("Found", bound=Keepable)

@@ -14,6 +14,7 @@ from pydantic import BaseModel, ConfigDict, Field, SerializeAsAny
 
 from worker_image.contract.commands import AppliedChange
 from worker_image.contract.jobs import JobParams
+from worker_image.contract.retention import EarlierCheckpoint
 
 
 class RunSpec(BaseModel):
@@ -30,6 +31,8 @@ class RunSpec(BaseModel):
     """Reference field -> what it resolved to: an absolute path, or a hub id where the network is allowed."""
     resume_from: str | None = None
     """Checkpoint directory of an earlier attempt to continue from; start afresh when empty."""
+    earlier: tuple[EarlierCheckpoint, ...] = ()
+    """Checkpoints of earlier attempts, oldest first, but for anomalies: they count when those are chosen that stay."""
     changes: tuple[AppliedChange, ...] = ()
     """Changes of parameters that earlier attempts made, in the order they were asked for."""
     cache: str | None = None

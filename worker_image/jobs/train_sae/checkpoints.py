@@ -52,8 +52,10 @@ class Checkpoints:
         self._announced = ""
         self._saved_at = clock()
         origin = run.resume_from
-        self._is_first_attempt = origin is None
-        self._in_use = {origin.name} if origin is not None and origin.parent == run.checkpoints else set()
+        goes_on_here = origin is not None and origin.parent == run.checkpoints
+        self._in_use = {origin.name} if origin is not None and goes_on_here else set()
+        self._has_first = origin is None or goes_on_here or bool(run.earlier)
+        """Whether the first checkpoint of the training is the job's, and not that of one it was restarted from."""
 
     @property
     def newest(self) -> str | None:
@@ -155,11 +157,14 @@ class Checkpoints:
         if wanted.command is not None:
             self._run.applied(wanted.command, f"{name} is saved", saved.step)
         # Not before it is announced: who continues the job knows only of those that were.
-        policy = replace(params.retention, first=self._is_first_attempt)
-        found = kept_in(self._run.checkpoints)
-        for old in doomed(found, policy, [one for one in found if one.name in {*self._in_use, name}]):
-            self._run.emit(CheckpointRemoved, name=old.name)
-            self._writer.delete(self._run.checkpoints / old.name)
+        policy = replace(params.retention, first=self._has_first)
+        own = kept_in(self._run.checkpoints)
+        in_use = [one for one in own if one.name in {*self._in_use, name}]
+        gone = doomed([*self._run.earlier, *own], policy, in_use)
+        for old in own:
+            if old in gone:
+                self._run.emit(CheckpointRemoved, name=old.name)
+                self._writer.delete(self._run.checkpoints / old.name)
 
 
 def _spare_bytes() -> int | None:

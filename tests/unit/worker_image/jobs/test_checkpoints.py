@@ -10,6 +10,7 @@ import torch
 from tests.unit.worker_image.recording import RecordingRun
 from worker_image.contract.commands import CheckpointNow
 from worker_image.contract.events import CheckpointRemoved, CheckpointSaved
+from worker_image.contract.retention import EarlierCheckpoint
 from worker_image.contract.train_sae import TrainSaeParams
 from worker_image.jobs.train_sae.checkpoints import Checkpoints, Moment
 from worker_image.sae.checkpoint import CheckpointState, SaeState, load_checkpoint, save_checkpoint
@@ -111,7 +112,7 @@ def test_what_is_deleted_is_told_after_what_replaces_it(checkpoints: Checkpoints
     assert names(run) == ["step_1", "step_3"]
 
 
-def test_the_one_it_continues_from_stays_though_others_are_newer(tmp_path: Path) -> None:
+def test_the_one_it_continues_from_and_the_first_stay_though_others_are_newer(tmp_path: Path) -> None:
     folder = tmp_path / "checkpoints"
     folder.mkdir()
     for step in (1, 2):
@@ -122,7 +123,7 @@ def test_the_one_it_continues_from_stays_though_others_are_newer(tmp_path: Path)
         params = asked(keep_checkpoints=1, keep_every_steps=None)
         checkpoints.save_and_wait(Moment(step, 0), state(step), params, "interval")
     checkpoints.close()
-    assert names(run) == ["step_2", "step_4"]
+    assert names(run) == ["step_1", "step_2", "step_4"]
 
 
 def test_an_anomaly_is_kept_and_never_named_as_one_to_continue_from(
@@ -147,3 +148,34 @@ def test_an_error_of_writing_shows_at_the_next_batch(checkpoints: Checkpoints, r
     with pytest.raises(FileExistsError):
         checkpoints.settle(asked())
     assert not run.of(CheckpointSaved)
+
+
+def earlier(*steps: int, attempt: int = 1, **losses: float) -> tuple[EarlierCheckpoint, ...]:
+    return tuple(
+        EarlierCheckpoint(attempt=attempt, step=step, held_out_loss=losses.get(f"at_{step}")) for step in steps
+    )
+
+
+def kept_after(run: RecordingRun, clock: Clock, params: TrainSaeParams, steps: dict[int, float | None]) -> list[str]:
+    made = Checkpoints(run, clock)
+    for step, loss in steps.items():
+        made.save_and_wait(Moment(step, 0), state(step, loss), params, "interval")
+    made.close()
+    return names(run)
+
+
+def test_those_of_earlier_attempts_count_as_first_best_and_round_ones(run: RecordingRun, clock: Clock) -> None:
+    params = asked(keep_checkpoints=1, keep_every_steps=10, keep_every_at_most=2)
+    run.earlier = earlier(5, 10, 20, at_10=0.1)
+    # The first is 5, the best 10, and of 20, 30, 40 and 50 those at multiples of 20 stay.
+    assert kept_after(run, clock, params, dict.fromkeys((30, 40, 50, 55), 0.5)) == ["step_40", "step_55"]
+
+
+def test_a_restart_of_another_job_does_not_keep_its_own_first_and_one_in_the_same_folder_does(
+    run: RecordingRun, clock: Clock, tmp_path: Path
+) -> None:
+    params = asked(keep_checkpoints=1, keep_every_steps=None)
+    run.resume_from = tmp_path / "other" / "checkpoints" / "step_1"
+    assert kept_after(run, clock, params, dict.fromkeys((2, 3, 4))) == ["step_4"]
+    run.resume_from = run.checkpoints / "step_4"
+    assert kept_after(run, clock, params, dict.fromkeys((5, 6))) == ["step_4", "step_6"]
