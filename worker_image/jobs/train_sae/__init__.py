@@ -1,7 +1,8 @@
 """The ``train_sae`` job: harvest activations, train the autoencoder on them, leave it as artifacts."""
 
 import time
-from contextlib import suppress
+
+import torch
 
 from worker_image.contract.jobs import TrainSaeParams
 from worker_image.jobs.halted import Halted
@@ -38,10 +39,24 @@ def _train(training: Training) -> None:
             training.execute()
         except Halted as halt:
             training.halt(halt.instruction)
+    except torch.cuda.OutOfMemoryError as error:
+        _settle(training)
+        raise training.need.lacking(
+            "batch_size",
+            f"what is done beside training at step {training.step} (measuring held-out tokens, exporting)",
+            "lower batch_size or expansion_factor, or share the GPU with fewer jobs",
+        ) from error
     except Exception:
-        # A checkpoint that is being written is worth more than the seconds it takes.
-        with suppress(OSError):
-            training.checkpoints.settle(training.params)
+        _settle(training)
         raise
     finally:
         training.close()
+
+
+def _settle(training: Training) -> None:
+    """Wait for a checkpoint that is being written: it is worth more than the seconds it takes."""
+    try:
+        training.checkpoints.settle(training.params)
+    except OSError as error:
+        # What ended the training is what is told.
+        training.run.log(f"the checkpoint that was being written is lost: {error}", "warning")

@@ -7,7 +7,7 @@ import torch
 from worker_image.contract.jobs import TrainSaeParams
 from worker_image.contract.tracking import TrackingParams
 from worker_image.device import choose_device
-from worker_image.errors import OutOfGpuMemory, UserError
+from worker_image.errors import UserError
 from worker_image.jobs.activations import cache_of, open_activations
 from worker_image.jobs.train_sae.learner import Learner
 from worker_image.jobs.train_sae.memory import Need
@@ -112,10 +112,9 @@ def load(params: TrainSaeParams, inputs: Inputs) -> Loaded:
         try:
             trainer = Trainer(config, inputs.device)
         except torch.cuda.OutOfMemoryError as error:
-            raise OutOfGpuMemory(
+            raise need.lacking(
                 "expansion_factor",
-                f"an autoencoder of {config.d_sae} latents does not fit into GPU memory beside {len(learners)} others; "
-                f"reckoned with: {need.table('gpu')}",
+                f"an autoencoder of {config.d_sae} latents, beside {len(learners)} others,",
                 "lower expansion_factor" if len(variants) == 1 else "lower expansion_factor, or make the grid smaller",
             ) from error
         learners.append(Learner(params.label(variant), trainer, *ends(params, columns)))

@@ -85,6 +85,12 @@ class Need:
         """All that it takes, by component, for people."""
         return listed(self._components(pool))
 
+    def lacking(self, field: str, what: str, suggestion: str) -> OutOfGpuMemory:
+        """What is told when the GPU has no memory for ``what`` after all, beside what was reckoned with."""
+        return OutOfGpuMemory(
+            field, f"{what} does not fit into GPU memory; reckoned with: {self.table('gpu')}", suggestion
+        )
+
     def remaining(self, pool: Pool) -> list[Component]:
         """What it takes beyond what it has already."""
         return [part for part in self._components(pool) if part.name not in _TAKEN]

@@ -22,7 +22,7 @@ from worker_image.contract.commands import (
 )
 from worker_image.contract.events import Progress, Started
 from worker_image.contract.jobs import TrainSaeParams
-from worker_image.errors import OutOfGpuMemory, UserError
+from worker_image.errors import UserError
 from worker_image.jobs.halted import Halted
 from worker_image.jobs.train_sae.abreast import Abreast
 from worker_image.jobs.train_sae.artifacts import announce
@@ -70,7 +70,7 @@ class Training:
         self.batches = inputs.batches
         self.learners = loaded.learners
         self._columns = loaded.columns
-        self._need = loaded.need
+        self.need = loaded.need
         self._asked = params
         self.steering = Steering(params, run.changes)
         self.checkpoints = Checkpoints(run)
@@ -204,7 +204,7 @@ class Training:
         self.batches.close()
         self.inputs = without_cache(self.params, self.inputs)
         self.batches = self.inputs.batches
-        self._need = self._need.with_buffers(self.batches.buffered_tokens)
+        self.need = self.need.with_buffers(self.batches.buffered_tokens)
         self.run.notify(f"{full}; activations are harvested as training goes instead, and not kept", "warning")
 
     def _harvest(self) -> None:
@@ -261,17 +261,18 @@ class Training:
             before = [Standing.of(learner) for learner in self.learners]
             outcomes = self._abreast.map(lambda it: it.train_step(batch_BW, measure=measure), self.learners)
         except OptimizerOutOfMemory as error:
-            raise OutOfGpuMemory(
+            remembers_less = (
+                "lower expansion_factor, or take the optimizer signum, which remembers half as much as adam"
+            )
+            raise self.need.lacking(
                 "expansion_factor",
-                f"what {self.params.optimizer} remembers of {self.learners[0].trainer.config.d_sae} latents does not "
-                f"fit into GPU memory; reckoned with: {self._need.table('gpu')}",
-                "lower expansion_factor, or take the optimizer signum, which remembers half as much as adam",
+                f"what {self.params.optimizer} remembers of {self.learners[0].trainer.config.d_sae} latents",
+                remembers_less if self.params.optimizer in ("adam", "adamw") else "lower expansion_factor",
             ) from error
         except torch.cuda.OutOfMemoryError as error:
-            raise OutOfGpuMemory(
+            raise self.need.lacking(
                 "batch_size",
-                f"a step on {self.params.batch_size} tokens with {self.learners[0].trainer.config.d_sae} latents does "
-                f"not fit into GPU memory; reckoned with: {self._need.table('gpu')}",
+                f"a step on {self.params.batch_size} tokens with {self.learners[0].trainer.config.d_sae} latents",
                 "lower batch_size or expansion_factor",
             ) from error
         self._train_pace.advance(1)

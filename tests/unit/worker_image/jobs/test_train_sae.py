@@ -24,8 +24,10 @@ from worker_image.contract.commands import (
 )
 from worker_image.contract.events import ArtifactSaved, CheckpointRemoved, CheckpointSaved, Metrics, Progress
 from worker_image.contract.jobs import TrainSaeParams
-from worker_image.errors import UserError
+from worker_image.errors import OutOfGpuMemory, UserError
 from worker_image.jobs.train_sae import main, memory
+from worker_image.jobs.train_sae.checkpoints import Checkpoints
+from worker_image.jobs.train_sae.learner import Learner
 from worker_image.lm.cache import ActivationCache, CacheFull
 from worker_image.reporter import Instruction, Terminated
 from worker_image.sae.checkpoint import checkpoints_in, load_checkpoint
@@ -312,6 +314,37 @@ def test_a_rehearsal_that_does_not_fit_costs_only_the_time_it_foretells(
     monkeypatch.setattr(Trainer, "rehearse", no_room)
     assert job(cache="off").finished.outcome == "completed"
     assert tried == [64]
+
+
+@pytest.mark.parametrize("where", ["evaluate", "evaluate_deployed", "centre"])
+def test_gpu_memory_that_runs_out_beside_training_is_told_with_what_was_reckoned_with(
+    job: Job, monkeypatch: pytest.MonkeyPatch, where: str
+) -> None:
+    def no_room(*_: object) -> None:
+        raise torch.cuda.OutOfMemoryError("no room")
+
+    monkeypatch.setattr(Learner, where, no_room)
+    with pytest.raises(OutOfGpuMemory, match="reckoned with") as caught:
+        job()
+    assert caught.value.field == "batch_size"
+
+
+def test_a_checkpoint_lost_beside_the_error_that_ends_training_is_logged(
+    job: Job, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def no_disk(*_: object) -> None:
+        raise OSError("no disk")
+
+    runs: list[RecordingRun] = []
+
+    def breaking(run: RecordingRun) -> list[Instruction]:
+        runs.append(run)
+        monkeypatch.setattr(Checkpoints, "settle", no_disk)
+        raise ArithmeticError("what ended it")
+
+    with pytest.raises(ArithmeticError):
+        job(script=breaking)
+    assert ("warning", "the checkpoint that was being written is lost: no disk") in runs[0].lines
 
 
 def test_held_out_tokens_are_measured_in_the_parts_that_training_came_down_to(
