@@ -1,22 +1,36 @@
 """One file that a job leaves: whole or not there, and announced."""
 
 from pathlib import Path
+from typing import Literal
 
 from worker_image.contract.events import ArtifactSaved
 from worker_image.reporter import RunContext
-from worker_image.sae.files import settle, sha256_of
+from worker_image.sae.files import draft_of, put, settle, sha256_of
+
+Kind = Literal["sae", "config", "metrics", "report", "file"]
 
 
-def keep(run: RunContext, draft: Path, name: str, kind: str) -> None:
-    """Put ``draft``, which lies beside it, in its place under ``name``, and announce it."""
-    path = run.artifacts / name
-    settle(draft, path)
-    run.emit(ArtifactSaved, path=name, kind=kind, size_bytes=path.stat().st_size, digest=f"sha256:{sha256_of(path)}")
+def announce(run: RunContext, path: Path, kind: Kind) -> None:
+    """Tell of a file that is on disk, below the run's artifacts."""
+    run.emit(
+        ArtifactSaved,
+        path=str(path.relative_to(run.artifacts)),
+        kind=kind,
+        size_bytes=path.stat().st_size,
+        digest=f"sha256:{sha256_of(path)}",
+    )
     run.log(f"artifact {path} saved")
 
 
-def keep_text(run: RunContext, name: str, kind: str, text: str) -> None:
-    """A file with this text."""
-    draft = run.artifacts / f".{name}.draft"
-    draft.write_text(text)
-    keep(run, draft, name, kind)
+def keep(run: RunContext, name: str, kind: Kind, content: bytes) -> None:
+    """Leave a file with this content."""
+    path = run.artifacts / name
+    put(path, content)
+    announce(run, path, kind)
+
+
+def keep_draft(run: RunContext, name: str, kind: Kind) -> None:
+    """Leave what was written to ``draft_of`` the file."""
+    path = run.artifacts / name
+    settle(draft_of(path), path)
+    announce(run, path, kind)

@@ -62,20 +62,21 @@ def settle(draft: Path, path: Path) -> None:
     sync_directory(path.parent)
 
 
-def write_json(content: Mapping[str, object], path: Path) -> None:
-    """A JSON file that is whole or not there."""
-    draft = path.with_name(f".{path.name}.draft")
-    draft.write_text(json.dumps(content, indent=2) + "\n")
+def draft_of(path: Path) -> Path:
+    """Where a file is written before it is given its name: beside it, hidden."""
+    return path.with_name(f".{path.name}.draft")
+
+
+def put(path: Path, content: bytes) -> None:
+    """Give ``path`` this content, whole or not at all."""
+    draft = draft_of(path)
+    draft.write_bytes(content)
     settle(draft, path)
 
 
-def put_text(path: Path, text: str) -> None:
-    """Give ``path`` this text, whole or not at all."""
-    draft = path.with_name(f".{path.name}.draft")
-    draft.write_text(text)
-    sync_file(draft)
-    draft.rename(path)
-    sync_directory(path.parent)
+def write_json(content: Mapping[str, object], path: Path) -> None:
+    """A JSON file that is whole or not there."""
+    put(path, (json.dumps(content, indent=2) + "\n").encode())
 
 
 def sha256_of(path: Path) -> str:

@@ -12,7 +12,7 @@ from torch import Tensor
 from worker_image import __version__
 from worker_image.contract.evaluate_sae import EvaluateSaeParams
 from worker_image.contract.events import Started
-from worker_image.jobs.artifact import keep_text
+from worker_image.jobs.artifact import keep
 from worker_image.jobs.bookmark import Bookmark, Bookmarks
 from worker_image.jobs.looking import Looking
 from worker_image.jobs.trained import Trained
@@ -153,7 +153,8 @@ class Evaluating:
             "dataset": self._activations.dataset.name,
             "saeforge_version": __version__,
         }
-        keep_text(self._run, "evaluation.json", "report", json.dumps(report, indent=2, allow_nan=False) + "\n")
+        text = json.dumps(report, indent=2, allow_nan=False) + "\n"
+        keep(self._run, "evaluation.json", "report", text.encode())
 
 
 def told(values: Results) -> dict[str, float | None]:

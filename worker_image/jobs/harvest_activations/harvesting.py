@@ -9,15 +9,15 @@ from safetensors.torch import save
 
 from worker_image import __version__
 from worker_image.contract.commands import Pause, Stop
-from worker_image.contract.events import ArtifactSaved, Progress, Started
+from worker_image.contract.events import Progress, Started
 from worker_image.contract.harvest_activations import HarvestActivationsParams
+from worker_image.jobs.artifact import keep
 from worker_image.jobs.halted import Halted
 from worker_image.lm.activations import Activations
 from worker_image.lm.cache import ActivationCache
 from worker_image.lm.fill import Gained
 from worker_image.pace import Pace
 from worker_image.reporter import RunContext, Terminated
-from worker_image.sae.files import sha256_of, sync_directory, sync_file
 
 _PROGRESS_EVERY_S = 1.0
 _LOG_EVERY_S = 5.0
@@ -159,21 +159,9 @@ class Harvesting:
             [(_, found)] = statistics.values()
             results |= found.summary()
         report = {**results, "hookpoints": described, "saeforge_version": __version__}
-        self._keep("activations.json", "report", json.dumps(report, indent=2).encode() + b"\n")
+        keep(self._run, "activations.json", "report", json.dumps(report, indent=2).encode() + b"\n")
         tensors = {}
         for name, (_, found) in statistics.items():
             tensors |= {f"{name}.mean": found.mean_D, f"{name}.variance": found.variance_D}
-        self._keep("statistics.safetensors", "file", save(tensors))
+        keep(self._run, "statistics.safetensors", "file", save(tensors))
         return results
-
-    def _keep(self, name: str, kind: str, content: bytes) -> None:
-        """An artifact that is whole or not there."""
-        path = self._run.artifacts / name
-        draft = path.with_name(f".{name}.draft")
-        draft.write_bytes(content)
-        sync_file(draft)
-        draft.rename(path)
-        sync_directory(path.parent)
-        digest = f"sha256:{sha256_of(path)}"
-        self._run.emit(ArtifactSaved, path=name, kind=kind, size_bytes=len(content), digest=digest)
-        self._run.log(f"artifact {path} saved")

@@ -13,7 +13,7 @@ from worker_image.contract import feature_file
 from worker_image.contract.events import Started
 from worker_image.contract.sae_features import SaeFeaturesParams
 from worker_image.errors import UserError
-from worker_image.jobs.artifact import keep, keep_text
+from worker_image.jobs.artifact import keep, keep_draft
 from worker_image.jobs.bookmark import Bookmark, Bookmarks
 from worker_image.jobs.looking import Looking
 from worker_image.jobs.sae_features.telling import Telling, Windows
@@ -25,6 +25,7 @@ from worker_image.memory import MIB, available_bytes
 from worker_image.reporter import RunContext
 from worker_image.sae.code import Code
 from worker_image.sae.features import Gathering
+from worker_image.sae.files import draft_of
 from worker_image.sae.metrics import density_shares
 
 _PASSES_AT_ONCE = 64
@@ -207,7 +208,7 @@ class Finding:
         tokenizer = self._activations.source.tokenizer
         telling = Telling(self._params, self._gathering, windows, self._sequences, self._trained.sae, tokenizer)
         last = list(placed.parts.values())[-1]
-        draft = self._run.artifacts / f".{feature_file.NAME}.draft"
+        draft = draft_of(self._run.artifacts / feature_file.NAME)
         draft.unlink(missing_ok=True)
         about = {
             "sae": self._trained.sae_path,
@@ -219,7 +220,7 @@ class Finding:
         }
         told = telling.features(headed.unembedding_VD if headed else None, last)
         feature_file.write(draft, told, telling.texts, about)
-        keep(self._run, draft, feature_file.NAME, "file")
+        keep_draft(self._run, feature_file.NAME, "file")
         results = self._results()
         densities = density_shares(self._gathering.firings_A.cpu(), self._gathering.tokens)
         report = {
@@ -228,7 +229,8 @@ class Finding:
             "densities": {f"{edge:g}": share for edge, share in densities.items()},
             "effects_unavailable": self._without,
         }
-        keep_text(self._run, "features.json", "report", json.dumps(report, indent=2, allow_nan=False) + "\n")
+        text = json.dumps(report, indent=2, allow_nan=False) + "\n"
+        keep(self._run, "features.json", "report", text.encode())
         self._run.log(
             f"done: {results['active_latents']:,.0f} of {results['latents']:,.0f} latents were active in "
             f"{results['tokens']:,.0f} tokens",

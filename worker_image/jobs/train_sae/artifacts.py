@@ -3,15 +3,14 @@
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict
 from pathlib import Path
-from typing import Literal
 
 from worker_image import __version__
-from worker_image.contract.events import ArtifactSaved
 from worker_image.contract.jobs import TrainSaeParams
+from worker_image.jobs.artifact import Kind, announce
 from worker_image.jobs.train_sae.inputs import Inputs
 from worker_image.jobs.train_sae.learner import Learner
 from worker_image.reporter import RunContext
-from worker_image.sae.files import sha256_of, write_json
+from worker_image.sae.files import write_json
 from worker_image.sae.formats import native
 from worker_image.sae.formats.deployed import DeployedSae
 from worker_image.sae.formats.library import LAYOUTS
@@ -19,8 +18,6 @@ from worker_image.sae.formats.provenance import Provenance
 from worker_image.sae.formats.refusals import CannotExpress
 from worker_image.sae.formats.trained import deployed
 from worker_image.sae.normalisation import Scaling
-
-Kind = Literal["sae", "config", "metrics", "report", "file"]
 
 _KINDS: Mapping[str, Kind] = {"sae.safetensors": "sae", "cfg.json": "config", "metrics.json": "metrics"}
 """Of our own format; whatever other libraries read is a file."""
@@ -104,15 +101,3 @@ def _exported(
             run.notify(f"not exported to {name}: {refused.message}; {refused.suggestion}", "warning")
             continue
         yield from sorted(place.iterdir())
-
-
-def announce(run: RunContext, path: Path, kind: Kind) -> None:
-    """Tell of a file that is on disk."""
-    run.emit(
-        ArtifactSaved,
-        path=str(path.relative_to(run.artifacts)),
-        kind=kind,
-        size_bytes=path.stat().st_size,
-        digest=f"sha256:{sha256_of(path)}",
-    )
-    run.log(f"artifact {path} saved")

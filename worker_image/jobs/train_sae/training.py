@@ -23,9 +23,9 @@ from worker_image.contract.commands import (
 from worker_image.contract.events import Progress, Started
 from worker_image.contract.jobs import TrainSaeParams
 from worker_image.errors import UserError
+from worker_image.jobs.artifact import keep
 from worker_image.jobs.halted import Halted
 from worker_image.jobs.train_sae.abreast import Abreast
-from worker_image.jobs.train_sae.artifacts import announce
 from worker_image.jobs.train_sae.checkpoints import Checkpoints, Moment, Reason
 from worker_image.jobs.train_sae.inputs import Inputs, Loaded, without_cache
 from worker_image.jobs.train_sae.learner import Learner
@@ -38,7 +38,6 @@ from worker_image.pace import Pace
 from worker_image.reporter import Instruction, RunContext, Terminated
 from worker_image.sae.checkpoint import CheckpointState, Kind
 from worker_image.sae.evaluation import Evaluation
-from worker_image.sae.files import put_text
 from worker_image.sae.normalisation import Scaling
 from worker_image.sae.random_state import restore_random_state
 from worker_image.sae.trainer import OptimizerOutOfMemory, StepOutcome
@@ -540,8 +539,7 @@ class Training:
             changes=self.steering.history,
             checkpoint=self.checkpoints.newest,
         )
-        put_text(self.run.artifacts / "report.md", text)
-        announce(self.run, self.run.artifacts / "report.md", "report")
+        keep(self.run, "report.md", "report", text.encode())
         return results
 
 

@@ -14,7 +14,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from worker_image.sae.files import settle, write_json
+from worker_image.sae.files import draft_of, settle, write_json
 from worker_image.sae.formats.deployed import DeployedSae, Family
 from worker_image.sae.formats.native import described, restored
 from worker_image.sae.formats.provenance import Provenance
@@ -45,7 +45,7 @@ def write(sae: DeployedSae, folder: Path, provenance: Provenance) -> None:
     if sae.W_skip_ED is not None:
         raise CannotExpress("dictionary_learning has no skip connections", f"export to {sae.fits} instead")
     folder.mkdir(parents=True, exist_ok=True)
-    draft = folder / f".{_WEIGHTS}.draft"
+    draft = draft_of(folder / _WEIGHTS)
     torch.save({name: value.detach().cpu().contiguous().clone() for name, value in _tensors(sae).items()}, draft)
     settle(draft, folder / _WEIGHTS)
     dict_class, trainer_class = _CLASSES[sae.family]

@@ -9,14 +9,14 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from worker_image.sae.files import settle
+from worker_image.sae.files import draft_of, settle
 from worker_image.sae.formats.refusals import Unreadable
 
 
 def write_tensors(tensors: Mapping[str, Tensor], path: Path) -> None:
     """A safetensors file of ``tensors`` in float32."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    draft = path.with_name(f".{path.name}.draft")
+    draft = draft_of(path)
     save_file({name: value.detach().float().cpu().contiguous().clone() for name, value in tensors.items()}, draft)
     settle(draft, path)
 
