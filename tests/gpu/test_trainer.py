@@ -34,7 +34,9 @@ def test_twenty_steps_agree_with_the_cpu(family: str) -> None:
     assert losses["cuda"] == pytest.approx(losses["cpu"], rel=1e-2)
 
 
-@pytest.mark.parametrize("changes", [{}, {"encoder_dtype": "bfloat16"}, {"optimizer": "muon"}], ids=str)
+@pytest.mark.parametrize(
+    "changes", [{}, {"encoder_dtype": "bfloat16"}, {"encoder_dtype": "float16"}, {"optimizer": "muon"}], ids=str
+)
 @pytest.mark.parametrize("family", FAMILIES)
 def test_a_restored_trainer_goes_on_from_the_same_loss(family: str, changes: dict[str, object]) -> None:
     made, again = trainer(family, "cuda", **changes), trainer(family, "cuda", **changes)

@@ -220,10 +220,10 @@ def _reviving(variant: TrainSaeParams, read: int) -> int:
 
 
 def _encoder_copy(variants: list[TrainSaeParams], read: int, device: Pool, steps_at_once: int) -> Iterator[Component]:
-    """The encoder's weights once more during a step: as a CPU multiplies them fastest, or in bfloat16."""
+    """The encoder's weights once more during a step: as a CPU multiplies them fastest, or rounded."""
 
     def size(variant: TrainSaeParams) -> int:
-        rounded = _FLOAT // 2 if variant.encoder_dtype == "bfloat16" else 0
+        rounded = _FLOAT // 2 if variant.encoder_dtype != "float32" else 0
         return read * _latents(variant, read) * (_FLOAT if device == "host" else rounded)
 
     if largest := max(size(variant) for variant in variants):

@@ -42,9 +42,10 @@ class OptimisationParams(JobType):
     """Steps over which the learning rate rises from 0."""
     decay_fraction: float = Field(default=0.2, ge=0, le=1, json_schema_extra=_GROUP)
     """Share of training, at its end, over which the learning rate falls to 0 (unless constant)."""
-    encoder_dtype: Literal["float32", "bfloat16"] = Field(default="float32", json_schema_extra=_GROUP)
+    encoder_dtype: Literal["float32", "bfloat16", "float16"] = Field(default="float32", json_schema_extra=_GROUP)
     """Type of the product that looks for each token's active latents, the dearest part of a step. bfloat16 is faster on
-    GPUs and on CPUs that multiply it; weights, their gradients and the optimiser stay float32 either way."""
+    GPUs and on CPUs that multiply it; float16 on GPUs that do not (V100, T4), and a little more exact. Weights, their
+    gradients and the optimiser stay float32 either way."""
     grad_clip: float | None = Field(default=None, gt=0, json_schema_extra=_GROUP)
     """Largest gradient norm; not clipped when empty."""
 

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from worker_image.sae.lookup import Lookup
 from worker_image.sae.sparse import Chosen, Pattern, affine, decode, pre_at, select_above
 
 _DENSE_FROM = 0.1
@@ -90,24 +91,26 @@ def encode_chosen(x_BD: Tensor, W_enc_FD: Tensor, b_enc_F: Tensor, chosen: Chose
 
 
 def encode_above(
-    x_BD: Tensor, W_enc_FD: Tensor, b_enc_F: Tensor, floor_F: Tensor, selecting_FD: Tensor | None = None
+    x_BD: Tensor, W_enc_FD: Tensor, b_enc_F: Tensor, floor_F: Tensor, lookup: Lookup | None = None
 ) -> tuple[Tensor, Places]:
     """(W_enc x + b_enc, its places) wherever it exceeds the floor of its latent, or everywhere when that is much of it.
 
-    ``selecting_FD``: the encoder in the type in which positions are looked for, if it is another. Values are exact all
-    the same, for they are compared with thresholds once more.
+    ``lookup``: the product in which positions are looked for, if it is another. Values are exact all the same, for they
+    are compared with thresholds once more.
     """
     shape = (len(x_BD), len(W_enc_FD))
-    selecting_FD = W_enc_FD if selecting_FD is None else selecting_FD
-    if _share_above(x_BD, selecting_FD, b_enc_F, floor_F) > _DENSE_FROM:
+    lookup = Lookup(x_BD, W_enc_FD, b_enc_F) if lookup is None else lookup
+    looked_above_F = lookup.floor(floor_F)
+    if _share_above(lookup, looked_above_F) > _DENSE_FROM:
         return affine(x_BD, W_enc_FD, b_enc_F), Places(shape, None)
-    pattern, found_N = select_above(x_BD, selecting_FD, b_enc_F, floor_F)
-    known_N = found_N if selecting_FD.dtype == W_enc_FD.dtype else None
+    pattern, found_N = select_above(lookup.x_BD, lookup.W_FD, lookup.b_F, looked_above_F)
+    known_N = found_N if lookup.W_FD.dtype == W_enc_FD.dtype else None
     return pre_at(x_BD, W_enc_FD, b_enc_F, pattern, known_N), Places(shape, pattern)
 
 
 @torch.no_grad()
-def _share_above(x_BD: Tensor, W_enc_FD: Tensor, b_enc_F: Tensor, floor_F: Tensor) -> float:
-    sample_RD = x_BD[:: max(1, len(x_BD) // _SAMPLE_ROWS)].to(W_enc_FD.dtype)
-    pre_RF = functional.linear(sample_RD, W_enc_FD, b_enc_F.to(W_enc_FD.dtype))
+def _share_above(lookup: Lookup, floor_F: Tensor) -> float:
+    x_BD, W_FD = lookup.x_BD, lookup.W_FD
+    sample_RD = x_BD[:: max(1, len(x_BD) // _SAMPLE_ROWS)].to(W_FD.dtype)
+    pre_RF = functional.linear(sample_RD, W_FD, lookup.b_F.to(W_FD.dtype))
     return float((pre_RF > floor_F).float().mean())

@@ -91,7 +91,7 @@ class SaeConfig:
     """Steps over which the rate rises from 0."""
     decay_fraction: float = 0.2
     """Share of training, at its end, over which the rate falls to 0, unless constant."""
-    encoder_dtype: Literal["float32", "bfloat16"] = "float32"
+    encoder_dtype: Literal["float32", "bfloat16", "float16"] = "float32"
     """Type in which active latents are looked for."""
     grad_clip: float | None = None
     """Largest gradient norm; not clipped when None."""

@@ -17,6 +17,7 @@ from torch.nn import functional
 
 from worker_image.sae.code import Code, encode_chosen
 from worker_image.sae.config import SaeConfig
+from worker_image.sae.lookup import Lookup
 from worker_image.sae.metrics import fvu, squared_error
 from worker_image.sae.sparse import Chosen, centre
 from worker_image.sae.whole_batch import WholeBatch
@@ -116,11 +117,13 @@ class Sae(nn.Module, ABC):
         """The encoder's weights."""
         return self.W_dec_FE if self.config.tied_weights else self.W_enc_FD
 
-    def selecting_FD(self, *, deployed: bool = False) -> Tensor:
-        """The encoder in the type in which active latents are looked for, which only training may round."""
+    def lookup(self, x_BD: Tensor, *, deployed: bool = False) -> Lookup:
+        """The encoder's product in the type in which active latents are looked for, which only training may round.
+        ``x_BD`` is centred."""
         if deployed or self.config.encoder_dtype == "float32":
-            return self.encoder_FD
-        return self.encoder_FD.detach().to(getattr(torch, self.config.encoder_dtype))
+            return Lookup(x_BD, self.encoder_FD, self.b_enc_F)
+        dtype = getattr(torch, self.config.encoder_dtype)
+        return Lookup.of(x_BD, self.encoder_FD, self.b_enc_F, dtype)
 
     @property
     def holds_unit_norm(self) -> bool:

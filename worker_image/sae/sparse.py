@@ -49,10 +49,14 @@ _SAME_SIZE = {2: torch.int16, 4: torch.int32, 8: torch.int64}
 
 _HAS_TRITON = importlib.util.find_spec("triton") is not None
 
-_PACKABLE: tuple[torch.dtype, ...] = ()
+_PACKABLE: set[torch.dtype] = set()
 """Types whose products on the CPU go through oneDNN."""
 if torch.backends.mkldnn.is_available():
-    _PACKABLE = (torch.float32, torch.bfloat16) if torch.ops.mkldnn._is_mkldnn_bf16_supported() else (torch.float32,)
+    _PACKABLE.add(torch.float32)
+    if torch.ops.mkldnn._is_mkldnn_bf16_supported():
+        _PACKABLE.add(torch.bfloat16)
+    if torch.ops.mkldnn._is_mkldnn_fp16_supported():
+        _PACKABLE.add(torch.float16)
 
 with warnings.catch_warnings():
     # torch announces once per process that CSR tensors are in beta; nobody reading a job's log can act on it.
@@ -161,7 +165,7 @@ def select_topk(x_BD: Tensor, W_enc_FD: Tensor, b_enc_F: Tensor, k: int) -> tupl
     """
     values, latents = [], []
     # Comparing as integers would drop a negative "not a number", which only comes from what is not finite itself.
-    as_integers = x_BD.device.type == "cpu" and bool((x_BD.sum() + W_enc_FD.sum() + b_enc_F.sum()).isfinite())
+    as_integers = x_BD.device.type == "cpu" and all(map(_is_finite, (x_BD, W_enc_FD, b_enc_F)))
     for pre_RF in _pre_activations(x_BD, W_enc_FD, b_enc_F):
         values_RK, idx_RK = _largest_ascending(pre_RF, k, as_integers)
         values.append(values_RK)
@@ -249,6 +253,11 @@ def _largest_ascending(pre_RF: Tensor, k: int, as_integers: bool) -> tuple[Tenso
     values_RK, idx_RK = _largest_as_integers(pre_RF, k) if as_integers else _largest(pre_RF, k)
     idx_RK, order_RK = idx_RK.sort(dim=1)
     return values_RK.gather(1, order_RK), idx_RK
+
+
+def _is_finite(values: Tensor) -> bool:
+    """Whether all are, told by one sum, which in float16 would overflow."""
+    return bool(values.sum(dtype=torch.promote_types(values.dtype, torch.float32)).isfinite())
 
 
 def _largest_as_integers(pre_RF: Tensor, k: int) -> tuple[Tensor, Tensor]:
@@ -378,7 +387,7 @@ def pre_at(x_BD: Tensor, W_enc_FD: Tensor, b_enc_F: Tensor, pattern: Pattern, pr
     """W_enc x + b_enc at the positions of ``pattern``: (N,), differentiable in ``x_BD`` and the weights.
 
     ``pre_N`` are the values if a selection has found them already. Without them they are worked out from the weights
-    given here, which is how an encoder that selects in bfloat16 gets float32 values.
+    given here, which is how an encoder that selects in half precision gets float32 values.
     """
     centre_D = getattr(x_BD.grad_fn, "only_centre_D", None)
     if centre_D is not None:

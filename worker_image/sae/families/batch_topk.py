@@ -28,8 +28,9 @@ class BatchTopKSae(Sae):
         return encode_chosen(x_BD, self.encoder_FD, self.b_enc_F, self.choose(x_BD))
 
     def choose(self, x_BD: Tensor) -> Chosen:
-        n_kept = self.config.k * len(x_BD)
-        return Chosen(*select_batch_topk(x_BD, self.selecting_FD(), self.b_enc_F, n_kept))
+        lookup, n_kept = self.lookup(x_BD), self.config.k * len(x_BD)
+        pattern, found_N = select_batch_topk(lookup.x_BD, lookup.W_FD, lookup.b_F, n_kept)
+        return Chosen(pattern, lookup.unscaled(found_N, x_BD))
 
     def _above_threshold(self, x_BD: Tensor) -> Code:
         if self.threshold.isnan():

@@ -37,7 +37,7 @@ class GatedSae(Sae):
     def encode(self, x_BD: Tensor, *, deployed: bool = False) -> Code:
         floor_F = torch.zeros_like(self.b_enc_F)
         gate_P, places = encode_above(
-            x_BD, self.encoder_FD, self.b_enc_F, floor_F, self.selecting_FD(deployed=deployed)
+            x_BD, self.encoder_FD, self.b_enc_F, floor_F, self.lookup(x_BD, deployed=deployed)
         )
         projected_P = gate_P - places.of_latents(self.b_enc_F)
         magnitude_P = projected_P * places.of_latents(self.r_mag_F.exp()) + places.of_latents(self.b_mag_F)

@@ -79,7 +79,7 @@ class JumpReluSae(Sae):
         floor_F = self.threshold_F.detach()
         if not deployed:
             floor_F = floor_F - self.bandwidth / 2
-        pre_P, places = encode_above(x_BD, self.encoder_FD, self.b_enc_F, floor_F, self.selecting_FD(deployed=deployed))
+        pre_P, places = encode_above(x_BD, self.encoder_FD, self.b_enc_F, floor_F, self.lookup(x_BD, deployed=deployed))
         theta_P = places.of_latents(self.threshold_F)
         return Code(_JumpRelu.apply(pre_P, theta_P, self.bandwidth), pre_P, places)
 

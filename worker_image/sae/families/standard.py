@@ -30,7 +30,7 @@ class StandardSae(Sae):
 
     def encode(self, x_BD: Tensor, *, deployed: bool = False) -> Code:
         floor_F = torch.zeros_like(self.b_enc_F)
-        pre_P, places = encode_above(x_BD, self.encoder_FD, self.b_enc_F, floor_F, self.selecting_FD(deployed=deployed))
+        pre_P, places = encode_above(x_BD, self.encoder_FD, self.b_enc_F, floor_F, self.lookup(x_BD, deployed=deployed))
         return Code(torch.relu(pre_P), pre_P, places)
 
     def losses(self, x_BD: Tensor, y_BE: Tensor, out: Output, dead_S: Tensor, whole: WholeBatch) -> FamilyLoss:

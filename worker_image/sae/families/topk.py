@@ -27,8 +27,9 @@ class TopKSae(Sae):
     def encode(self, x_BD: Tensor, *, deployed: bool = False) -> Code:
         k, d_sae = self.config.k, self.config.d_sae
         n_places = min(_MULTI * k, d_sae) if self.config.multi_topk and not deployed else k
-        pattern, found_N = select_topk(x_BD, self.selecting_FD(deployed=deployed), self.b_enc_F, n_places)
-        pre_N = pre_at(x_BD, self.encoder_FD, self.b_enc_F, pattern, found_N)
+        lookup = self.lookup(x_BD, deployed=deployed)
+        pattern, found_N = select_topk(lookup.x_BD, lookup.W_FD, lookup.b_F, n_places)
+        pre_N = pre_at(x_BD, self.encoder_FD, self.b_enc_F, pattern, lookup.unscaled(found_N, x_BD))
         acts_N = torch.relu(pre_N)
         if n_places > k:
             idx_BK = found_N.view(-1, n_places).topk(k, dim=1, sorted=False).indices

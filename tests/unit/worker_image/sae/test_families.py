@@ -87,10 +87,11 @@ def test_deployed_is_as_in_training(family: str) -> None:
     torch.testing.assert_close(sae(x).y_hat_BE, sae(x, deployed=True).y_hat_BE)
 
 
+@pytest.mark.parametrize("half", ["bfloat16", "float16"])
 @pytest.mark.parametrize("family", FAMILIES)
-def test_looking_for_latents_in_bfloat16_changes_little_of_what_is_learned(family: str) -> None:
+def test_looking_for_latents_in_half_precision_changes_little_of_what_is_learned(family: str, half: str) -> None:
     gradients = []
-    for dtype in ("float32", "bfloat16"):
+    for dtype in ("float32", half):
         sae = small_sae(**FAMILIES[family] | {"encoder_dtype": dtype}).float()
         x = tokens().float()
         sae(x).y_hat_BE.square().sum().backward()

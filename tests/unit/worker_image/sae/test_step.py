@@ -299,6 +299,8 @@ def test_statistics_come_when_they_are_due_and_change_nothing() -> None:
         {"optimizer": "muon"},
         {"weights_dtype": "float8_e4m3"},
         {"encoder_dtype": "bfloat16"},
+        {"encoder_dtype": "float16"},
+        {"encoder_dtype": "float16", "family": "batch_topk", "micro_batch_size": 24},
         {"micro_batch_size": 24, "gradient_statistics_every_steps": 4},
         {"family": "gated"},
     ],
@@ -313,5 +315,5 @@ def test_a_resumed_training_is_the_same_to_the_bit(changes: dict[str, object]) -
     kept = replace(state, training={name: tensor.clone() for name, tensor in state.training.items()})
     second.restore(kept)
     assert [second.train_step(tokens(seed=step)).values() for step in range(3, 6)] == found[3:]
-    for name, weight in whole.sae.state_dict().items():
-        assert torch.equal(weight, second.sae.state_dict()[name]), name
+    for name, weight in whole.sae.named_parameters():
+        assert torch.equal(weight, second.sae.get_parameter(name)), name
