@@ -7,6 +7,7 @@ import torch
 from worker_image.contract.jobs import TrainSaeParams
 from worker_image.jobs.halted import Halted
 from worker_image.jobs.train_sae.inputs import check_inputs, load
+from worker_image.jobs.train_sae.run_state import RunState
 from worker_image.jobs.train_sae.training import Training
 from worker_image.reporter import RunContext
 from worker_image.sae.checkpoint import CheckpointState
@@ -29,7 +30,7 @@ def continues(checkpoint: CheckpointState | None) -> TrackedBefore:
     """The trackers' runs that the checkpoint's training was part of."""
     if checkpoint is None:
         return TrackedBefore()
-    return TrackedBefore(checkpoint.run.get("trackers", {}), checkpoint.step)  # type: ignore[arg-type]
+    return TrackedBefore(RunState.of(checkpoint).trackers, checkpoint.step)
 
 
 def _train(training: Training) -> None:

@@ -11,8 +11,9 @@ from worker_image.errors import UserError
 from worker_image.jobs.activations import cache_of, open_activations
 from worker_image.jobs.train_sae.learner import Learner
 from worker_image.jobs.train_sae.memory import Need
+from worker_image.jobs.train_sae.run_state import RunState
 from worker_image.lm.activations import Activations, Feeding, batches_of
-from worker_image.lm.batches import Batches, Json
+from worker_image.lm.batches import Batches
 from worker_image.lm.dataset import Dataset
 from worker_image.lm.harvest import Columns
 from worker_image.reporter import RunContext
@@ -63,7 +64,7 @@ def check_inputs(params: TrainSaeParams, run: RunContext) -> Inputs:
         )
     activations = open_activations(params, run, params.hookpoints, device, least_training=params.batch_size)
     checkpoint = _checkpoint(params, run, activations.dataset)
-    position: Json | None = checkpoint.run["position"] if checkpoint else None  # type: ignore[assignment]
+    position = RunState.of(checkpoint).position if checkpoint else None
     batches = batches_of(
         activations,
         _feeding(params, device),
@@ -181,7 +182,7 @@ def _checkpoint(params: TrainSaeParams, run: RunContext, dataset: Dataset) -> Ch
                 f"the checkpoint was written with {name}={loaded.params.get(name)!r}, the job says {value!r}",
                 "use the same value, or start afresh",
             )
-    if (before := loaded.run["dataset_bytes"]) != dataset.size_bytes:
+    if (before := RunState.of(loaded).dataset_bytes) != dataset.size_bytes:
         raise UserError(
             "dataset",
             f"{dataset.name} has {dataset.size_bytes} bytes; at the checkpoint it had {before}",

@@ -31,6 +31,7 @@ from worker_image.jobs.train_sae.inputs import Inputs, Loaded, without_cache
 from worker_image.jobs.train_sae.learner import Learner
 from worker_image.jobs.train_sae.report import Curves, report
 from worker_image.jobs.train_sae.results import export, joined, result_lines
+from worker_image.jobs.train_sae.run_state import RunState
 from worker_image.jobs.train_sae.steering import Refused, Steering
 from worker_image.jobs.train_sae.summary import duration, summary_of
 from worker_image.lm.cache import CacheFull
@@ -100,18 +101,17 @@ class Training:
         return self.learners[0].trainer.step
 
     def _continue_from(self, checkpoint: CheckpointState) -> None:
-        self._began -= float(checkpoint.run["elapsed_s"])  # type: ignore[arg-type]
-        steering: dict[str, object] = checkpoint.run["steering"]  # type: ignore[assignment]
-        before, now = self.steering.restore(steering, checkpoint.params)
-        self.curves.restore(checkpoint.run["curves"])  # type: ignore[arg-type]
+        kept = RunState.of(checkpoint)
+        self._began -= kept.elapsed_s
+        before, now = self.steering.restore(kept.steering, checkpoint.params)
+        self.curves.restore(kept.curves)
         for learner, state in zip(self.learners, checkpoint.saes, strict=True):
             # The state is that of a trainer that was changed already: whether it has a controller, for one.
             learner.trainer.reconfigure(before)
             learner.trainer.restore(state)
             learner.trainer.reconfigure(now)
-        scaling: dict[str, dict[str, object]] | None = checkpoint.run["scaling"]  # type: ignore[assignment]
-        if scaling is not None:
-            self._scaling = Scaling.from_json(scaling, self._columns)
+        if kept.scaling is not None:
+            self._scaling = Scaling.from_json(kept.scaling, self._columns)
         # Last: everything that was loaded before may have drawn from them.
         restore_random_state(checkpoint.random.tensors, checkpoint.random.values)
 
@@ -506,15 +506,15 @@ class Training:
             saes=tuple(learner.trainer.state() for learner in self.learners),
             loss=loss if math.isfinite(loss) else None,
             held_out_loss=held_out_loss if math.isfinite(held_out_loss) else None,
-            run={
-                "position": self.batches.position,
-                "dataset_bytes": self.inputs.activations.dataset.size_bytes,
-                "elapsed_s": time.monotonic() - self._began,
-                "steering": self.steering.to_json(),
-                "curves": self.curves.to_json(),
-                "trackers": dict(self.run.tracker_runs),
-                "scaling": None if self._scaling is None else self._scaling.to_json(),
-            },
+            run=RunState(
+                position=self.batches.position,
+                dataset_bytes=self.inputs.activations.dataset.size_bytes,
+                elapsed_s=time.monotonic() - self._began,
+                steering=self.steering.to_json(),
+                curves=self.curves.to_json(),
+                scaling=None if self._scaling is None else self._scaling.to_json(),
+                trackers=dict(self.run.tracker_runs),
+            ).to_json(),
             params=self._asked.model_dump(mode="json"),
             kind=kind,
         )
