@@ -212,13 +212,14 @@ async def _running(settings: Settings, given: Executor | None, instruments: Inst
     conducting = asyncio.create_task(conductor.run(), name="conductor")
     conducting.add_done_callback(_die_with_it)
     keeping_use = asyncio.create_task(keyring.keep_use(), name="last use of keys")
-    for task in (telling, keeping, watching, sampling, keeping_use):
+    removing = asyncio.create_task(control.finish_removals(), name="removal of what was being deleted")
+    for task in (telling, keeping, watching, sampling, keeping_use, removing):
         task.add_done_callback(_say_if_it_failed)
     try:
         yield state
     finally:
         broker.close()
-        for task in (watching, sampling, keeping, telling, reconciling, conducting, keeping_use):
+        for task in (watching, sampling, keeping, telling, reconciling, conducting, keeping_use, removing):
             task.cancel()
             # Not awaited itself: one that failed would keep the rest from being closed, and the process from ending.
             await asyncio.wait({task})

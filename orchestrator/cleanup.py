@@ -102,6 +102,10 @@ class Cleanup:
                 if time.monotonic() > deadline:
                     return Cleaned(jobs, checkpoints, freed, log_bytes, await self._store.archive.count_due(before))
                 plan = await self._plan(job_id)
+                if not await self._store.removals.begin_archive(job_id, plan.removed):
+                    # Somebody began to continue from it, or to delete it, since it was found to be due.
+                    failed += 1
+                    continue
                 # The files first: cut short here, the job is still due, and the next time does the rest.
                 try:
                     job_freed = await asyncio.to_thread(_carry_out, plan)
@@ -136,7 +140,9 @@ class Cleanup:
         folder = self._runs / str(job_id)
         checkpoints = await self._store.checkpoints(job_id)
         needed = await self._store.archive.continued_from(folder)
-        return await asyncio.to_thread(_plan, self._home, job_id, checkpoints, needed)
+        # What could not be deleted the last time.
+        marked = await self._store.removals.deleting_of(job_id)
+        return await asyncio.to_thread(_plan, self._home, job_id, checkpoints, needed, marked)
 
     async def _orphans(self) -> list[Orphan]:
         # In this order: a directory is made after its job is known.
@@ -146,7 +152,9 @@ class Cleanup:
         return [Orphan(folder, await asyncio.to_thread(_tree_bytes, folder)) for folder in unknown]
 
 
-def _plan(home: Path, job_id: UUID, checkpoints: list[Checkpoint], needed: set[Path]) -> _Plan:
+def _plan(
+    home: Path, job_id: UUID, checkpoints: list[Checkpoint], needed: set[Path], marked: list[Checkpoint]
+) -> _Plan:
     removed: list[Checkpoint] = []
     folders: list[Path] = []
     newest_seen = False
@@ -158,6 +166,10 @@ def _plan(home: Path, job_id: UUID, checkpoints: list[Checkpoint], needed: set[P
             newest_seen = True
         else:
             removed.append(item)
+            folders.append(folder)
+    for item in marked:
+        removed.append(item)
+        if (folder := _own_checkpoint(RunDir.of(home, job_id, item.attempt), item.name)) is not None:
             folders.append(folder)
     files = [
         file

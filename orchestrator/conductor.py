@@ -16,7 +16,7 @@ from pydantic import ValidationError
 from orchestrator.broker import Broker
 from orchestrator.control import Control
 from orchestrator.domain import TERMINAL, Job, JobStatus
-from orchestrator.errors import DiskFull, NotFound, OrchestratorError, QuotaExceeded
+from orchestrator.errors import DiskFull, NotFound, OrchestratorError, QuotaExceeded, StateConflict
 from orchestrator.intake import admit, admit_step, check_step
 from orchestrator.inventory import Inventory
 from orchestrator.pipelines import (
@@ -137,8 +137,13 @@ class Conductor:
             await self._store.pipelines.end(pipeline.id, step.name, StepState.REFUSED, str(error))
             return
         # A full queue is no verdict on the step: it goes on waiting, and is looked at again.
-        with suppress(QuotaExceeded):
+        try:
             await self._control.start_step(pipeline.id, step.name, job)
+        except QuotaExceeded:
+            pass
+        except StateConflict as error:
+            # What it was to read was deleted since it was looked up.
+            await self._store.pipelines.end(pipeline.id, step.name, StepState.REFUSED, str(error))
 
     async def _outputs(self, job_id: UUID) -> Outputs:
         """What a step's job leaves; a job that was purged has left nothing."""

@@ -1,10 +1,13 @@
 """What a user may ask of a job: submit, cancel, pause, resume, stop, checkpoint, restart, purge."""
 
 import asyncio
+import errno
+import logging
 import shutil
+import sqlite3
 import time
-from collections.abc import Awaitable, Callable, Mapping, Sequence
-from contextlib import suppress
+from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
@@ -14,7 +17,7 @@ from uuid import UUID, uuid4
 from orchestrator import faults
 from orchestrator.broker import Broker
 from orchestrator.domain import ACTIVE, TERMINAL, Checkpoint, Intent, Job, JobStatus, Params, Sweep, best_checkpoint
-from orchestrator.errors import ContainerLeft, NotFound, StaleTransition, StateConflict
+from orchestrator.errors import ContainerLeft, NotFound, OrchestratorError, StaleTransition, StateConflict
 from orchestrator.scheduler import Scheduler
 from orchestrator.settings import Settings
 from orchestrator.store import JobFilter, Store
@@ -35,11 +38,15 @@ from worker_image.contract.commands import (
 from worker_image.contract.jobs import JOB_TYPES
 from worker_image.contract.rundir import RunDir
 
+logger = logging.getLogger(__name__)
+
 BEST = "best"
 """Stands for the name of the checkpoint with the lowest loss on held-out tokens."""
 REMOVAL_S = 5.0
 """How long a purge waits for the removal of a container that has only just ended."""
 REMOVAL_POLL_S = 0.05
+DELETE_TRIES = 3
+"""How often a directory is gone through in which something appears while it is deleted."""
 
 
 def available_actions(job: Job) -> list[str]:
@@ -57,7 +64,7 @@ def available_actions(job: Job) -> list[str]:
         case JobStatus.STOPPING:
             return ["cancel"] if job.intent != "cancel" else []
         case _:
-            return ["restart", "purge"]
+            return ["purge"] if job.purging_at is not None else ["restart", "purge"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -195,6 +202,7 @@ class Control:
         complete. A request that came before gets the job that it made then.
         """
         old = await self._store.job(job_id)
+        require_kept(old, "restart")
         if old.status not in TERMINAL:
             raise _conflict(old, "restart", "it has not ended; stop or cancel it first, or resume it if it is paused")
         resume_from = None
@@ -234,6 +242,7 @@ class Control:
             StateConflict: the job runs, or something will continue from it.
         """
         job = await self._store.job(job_id)
+        require_kept(job, "delete a checkpoint of")
         found, path = await self._checkpoint(job_id, checkpoint)
         if job.status in ACTIVE:
             raise StateConflict(
@@ -242,10 +251,15 @@ class Control:
             )
         if job.status not in TERMINAL and await newest_checkpoint(self._store, self._settings.home, job_id) == path:
             raise StateConflict(f"the job continues from {path.name}", suggestion="stop it first")
-        if (heir := await self._store.continuing_from(str(path))) is not None:
-            raise StateConflict(f"job {heir} continues from {path.name}", suggestion="wait until that one has ended")
-        await asyncio.to_thread(_delete, path)
-        await self._store.forget_checkpoint(found)
+        await self._store.removals.begin_checkpoint(found, path, seen_as=job)
+        await self._remove_checkpoint(found)
+
+    async def _remove_checkpoint(self, marked: Checkpoint) -> None:
+        path = RunDir.of(self._settings.home, marked.job_id, marked.attempt).checkpoint(marked.name)
+        if path is not None:
+            await asyncio.to_thread(_delete, path)
+            faults.reach("checkpoint_gone")
+        await self._store.removals.forget_checkpoint(marked)
         self._broker.ring()
 
     async def _checkpoint(self, job_id: UUID, wanted: CheckpointRef) -> tuple[Checkpoint, Path]:
@@ -321,21 +335,36 @@ class Control:
         return done, len(jobs) - done
 
     async def purge(self, job_id: UUID) -> None:
-        """Delete an ended job with its log, checkpoints and artifacts, once its container is gone."""
+        """Delete an ended job with its log, checkpoints and artifacts, once its container is gone.
+
+        One that was begun before is finished.
+        """
         deadline = time.monotonic() + REMOVAL_S
         while True:
             try:
-                await self._store.check_purgeable(job_id)
+                await self._store.removals.begin_purge(job_id)
                 break
             except ContainerLeft:
                 if time.monotonic() >= deadline:
                     raise
                 await asyncio.sleep(REMOVAL_POLL_S)
         faults.reach("purge_begun")
+        await self._finish_purge(job_id)
+
+    async def _finish_purge(self, job_id: UUID) -> None:
         await asyncio.to_thread(_delete, self._settings.runs / str(job_id))
         faults.reach("purge_deleted")
-        await self._store.purge(job_id)
+        await self._store.removals.purge(job_id)
         self._broker.ring(job_id)
+
+    async def finish_removals(self) -> None:
+        """Finish what the orchestrator before was deleting when it died. What fails can be asked for again."""
+        for job_id in await self._store.removals.purging():
+            with _told_if_it_fails(f"job {job_id}"):
+                await self._finish_purge(job_id)
+        for checkpoint in await self._store.removals.deleting():
+            with _told_if_it_fails(f"checkpoint {checkpoint.name} of job {checkpoint.job_id}"):
+                await self._remove_checkpoint(checkpoint)
 
     async def _newest_checkpoint(self, job_id: UUID) -> str | None:
         path = await newest_checkpoint(self._store, self._settings.home, job_id)
@@ -389,6 +418,41 @@ def _conflict(job: Job, action: str, why: str) -> StateConflict:
     )
 
 
+def require_kept(job: Job, action: str) -> None:
+    """Raises: StateConflict: the job is being purged."""
+    if job.purging_at is not None:
+        raise StateConflict(
+            f"cannot {action} job {job.id}: it is being purged", suggestion="submit what you want of it anew"
+        )
+
+
+@contextmanager
+def _told_if_it_fails(what: str) -> Iterator[None]:
+    try:
+        yield
+    except NotFound:
+        # Its user was faster.
+        pass
+    except (OrchestratorError, OSError, sqlite3.Error) as error:
+        logger.error("%s cannot be deleted, ask for it again: %s", what, error)
+
+
 def _delete(folder: Path) -> None:
-    if folder.is_dir():
-        shutil.rmtree(folder)
+    """Delete a directory and all in it, also while somebody else deletes parts of it, or adds a last one.
+
+    Raises:
+        OSError: something in it cannot be deleted.
+    """
+    for left in reversed(range(DELETE_TRIES)):
+        if not folder.is_dir():
+            return
+        try:
+            shutil.rmtree(folder, onerror=_unless_gone)
+        except OSError as error:
+            if error.errno != errno.ENOTEMPTY or not left:
+                raise
+
+
+def _unless_gone(_function: object, _path: str, raised: tuple[type[BaseException], BaseException, object]) -> None:
+    if not isinstance(raised[1], FileNotFoundError):
+        raise raised[1]

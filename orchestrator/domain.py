@@ -482,6 +482,8 @@ class Job:
     """Final figures of a finished run."""
     archived_at: datetime | None = None
     """When it was put aside, some time after it ended."""
+    purging_at: datetime | None = None
+    """Since when it is being deleted for good, with its files."""
 
     @property
     def type(self) -> str:

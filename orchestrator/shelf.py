@@ -71,6 +71,10 @@ class Shelf:
             raise InvalidInput(
                 f"{field}: job {job.id} has not ended", field=field, suggestion="submit this once it has, or a pipeline"
             )
+        if job.purging_at is not None:
+            raise InvalidInput(
+                f"{field}: job {job.id} is being purged", field=field, suggestion="name one that is kept"
+            )
         artifacts = [item for item in await self._store.artifacts(job.id) if item.kind == "sae"]
         newest = max((item.attempt for item in artifacts), default=0)
         there = {str(PurePosixPath(item.path).parent) for item in artifacts if item.attempt == newest}

@@ -11,6 +11,7 @@ from pathlib import Path
 
 from orchestrator.changes import changes_made
 from orchestrator.domain import Attempt, Checkpoint, Job
+from orchestrator.errors import StateConflict
 from orchestrator.store import Store
 from worker_image.contract.retention import EarlierCheckpoint, RetentionPolicy, doomed
 from worker_image.contract.rundir import RunDir
@@ -42,14 +43,16 @@ async def delete_superseded(store: Store, home: Path, job: Job, attempt: Attempt
     found = dict(await _on_disk(store, home, attempt))
     for one in superseded(list(found), policy, attempt.number):
         path = found[one]
-        if await store.continuing_from(str(path)) is not None:
+        try:
+            await store.removals.begin_checkpoint(one, path)
+        except StateConflict:
             continue
         try:
             await asyncio.to_thread(shutil.rmtree, path)
         except OSError as error:
             logger.warning("%s cannot be deleted: %s", path, error)
             continue
-        await store.forget_checkpoint(one)
+        await store.removals.forget_checkpoint(one)
 
 
 def superseded(checkpoints: list[Checkpoint], policy: RetentionPolicy, attempt: int) -> list[Checkpoint]:

@@ -21,7 +21,7 @@ from orchestrator.api.idempotency import IdempotencyKey, asked
 from orchestrator.api.state import Orchestrator, State, Who
 from orchestrator.changes import changes_made, differences, in_force
 from orchestrator.confined import open_beneath
-from orchestrator.control import CheckpointRef, available_actions
+from orchestrator.control import CheckpointRef, available_actions, require_kept
 from orchestrator.domain import Artifact, Job, JobStatus, Params, Wait, best_checkpoint
 from orchestrator.errors import InvalidInput, NotFound
 from orchestrator.intake import admit, cloned, job_type_name, parse_params
@@ -228,7 +228,9 @@ async def clone(
     orchestrator: Orchestrator, who: Who, job_id: JobId, changes: CloneRequest, key: IdempotencyKey = None
 ) -> JobDetail:
     """Queue a new job like this one, with some things changed."""
-    return await submit(orchestrator, who, cloned(await orchestrator.store.job(job_id), changes), key)
+    old = await orchestrator.store.job(job_id)
+    require_kept(old, "clone")
+    return await submit(orchestrator, who, cloned(old, changes), key)
 
 
 @router.delete("/jobs/{id}", status_code=202)

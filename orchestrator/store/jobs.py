@@ -10,15 +10,17 @@ from orchestrator.domain import Job
 from orchestrator.store import rows
 from orchestrator.store.database import Session
 from orchestrator.store.owners import check_room_in_queue
+from orchestrator.store.sources import Needs, keep_sources
 
 
 class NewJob:
     """The rows of a job to be, made on behalf of whoever asks for it; another thread may write them."""
 
     def __init__(self, job: Job) -> None:
-        self._owner = job.owner
+        self._id, self._owner = job.id, job.owner
         self._job = rows.job_values(job)
         self._tags = tag_values(job)
+        self._needs = Needs.of(job)
         said = {"type": job.type, "name": job.name, "status": job.status}
         self._created = own_event(job.id, "job_created", said)
 
@@ -27,9 +29,12 @@ class NewJob:
 
         Raises:
             QuotaExceeded: its owner may queue no further one.
+            StateConflict: what it is to read or to continue from is being deleted, or was meanwhile.
         """
         check_room_in_queue(session, self._owner)
+        self._needs.require(session)
         session.run("insert_job", **self._job)
+        keep_sources(session, self._id, self._needs.sources)
         if self._tags:
             session.run_each("insert_tag", self._tags)
         session.run("insert_event", **self._created)

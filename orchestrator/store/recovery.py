@@ -10,6 +10,7 @@ from orchestrator.domain import TERMINAL, Attempt, Intent, Job, JobStatus
 from orchestrator.store import rows
 from orchestrator.store.database import Database, Session
 from orchestrator.store.records import Ended
+from orchestrator.store.sources import keep_sources, sources_of
 from orchestrator.usage import weight
 
 
@@ -64,6 +65,7 @@ class Recovery:
                 session.run("insert_job", **rows.job_values(job))
                 tags = [{"job_id": str(job.id), "tag": tag, "place": place} for place, tag in enumerate(job.tags)]
                 session.run_each("insert_tag", tags)
+                keep_sources(session, job.id, sources_of(job))
             for found in attempts:
                 _keep_attempt(session, found)
             session.run("rebuild_job", id=str(job.id), **_standing(attempts[-1]))

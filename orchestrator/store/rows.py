@@ -87,6 +87,7 @@ def job(row: sqlite3.Row) -> Job:
         metrics=_json(row["metrics"]),
         results=_json(row["results"]),
         archived_at=moment_or_none(row["archived_at"]),
+        purging_at=moment_or_none(row["purging_at"]),
     )
 
 

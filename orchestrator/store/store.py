@@ -28,7 +28,7 @@ from orchestrator.domain import (
     JobFailure,
     JobStatus,
 )
-from orchestrator.errors import ContainerLeft, IdempotencyConflict, NotFound, StaleTransition, StateConflict
+from orchestrator.errors import IdempotencyConflict, NotFound, StaleTransition, StateConflict
 from orchestrator.event_names import Kind
 from orchestrator.store import rows
 from orchestrator.store.archive import Archive
@@ -42,6 +42,7 @@ from orchestrator.store.paging import NEWEST_FIRST, Cursor, Sort, beyond, order
 from orchestrator.store.pipelines import Pipelines, Schedules
 from orchestrator.store.records import Ended, JobFilter, StoredCommand, StoredEvent
 from orchestrator.store.recovery import Recovery
+from orchestrator.store.removals import Removals
 from orchestrator.store.series import SEAL_ROWS, Measurements
 from orchestrator.store.sweeps import Sweeps
 from orchestrator.store.turns import Turns
@@ -63,6 +64,7 @@ class Store:
         self.measurements = Measurements(database)
         self.archive = Archive(database)
         self.recovery = Recovery(database)
+        self.removals = Removals(database)
         self.webhooks = Webhooks(database)
         self.sweeps = Sweeps(database)
         self.pipelines = Pipelines(database)
@@ -247,33 +249,6 @@ class Store:
         """Say what an active job is doing; nothing if it is not active."""
         async with self._db.transaction():
             await self._db.run("set_phase", id=str(job_id), phase=phase)
-
-    async def check_purgeable(self, job_id: UUID) -> None:
-        """Raise unless the job ended and nothing continues from it.
-
-        Raises:
-            NotFound: there is no such job.
-            ContainerLeft: it has ended, and its container is still to be removed.
-            StateConflict: it has not ended, or a live job continues from its checkpoint.
-        """
-        job = await self._job(job_id)
-        if job.status not in TERMINAL:
-            raise StateConflict(f"the job is {job.status}", suggestion="cancel it first")
-        if await self._db.one("unreleased", id=str(job_id)) is not None:
-            raise ContainerLeft(suggestion="try again in a moment")
-        heir = await self._db.one("continued_by", id=str(job_id))
-        if heir is not None:
-            raise StateConflict(
-                f"job {heir['id']} continues from its checkpoint", suggestion="wait until that one has ended"
-            )
-
-    async def purge(self, job_id: UUID) -> None:
-        """Forget an ended job and all that belongs to it. Raises like ``check_purgeable``."""
-        async with self._db.transaction():
-            await self.check_purgeable(job_id)
-            await self._db.run("purge", id=str(job_id))
-            faults.reach("purge_written")
-        faults.reach("purge_kept")
 
     # --- attempts
 
@@ -504,23 +479,6 @@ class Store:
     async def checkpoints(self, job_id: UUID) -> list[Checkpoint]:
         """Newest attempt first, then highest step first."""
         return [rows.checkpoint(row) for row in await self._db.all("checkpoints", job_id=str(job_id))]
-
-    async def continuing_from(self, checkpoint: str) -> UUID | None:
-        """A job that has not ended and whose next or present attempt continues from this checkpoint directory."""
-        row = await self._db.one("continuing_from", path=checkpoint)
-        return None if row is None else UUID(row["id"])
-
-    async def forget_checkpoint(self, checkpoint: Checkpoint) -> None:
-        """Its directory is gone."""
-        async with self._db.transaction():
-            await self._db.run(
-                "delete_checkpoint",
-                job_id=str(checkpoint.job_id),
-                attempt=checkpoint.attempt,
-                name=checkpoint.name,
-            )
-            said = {"name": checkpoint.name, "attempt": checkpoint.attempt}
-            await self._record(checkpoint.job_id, "checkpoint_deleted", said)
 
     async def artifacts(self, job_id: UUID) -> list[Artifact]:
         """Newest attempt first, then by path."""

@@ -9,7 +9,7 @@ from typing import Any, Final
 from uuid import UUID, uuid4
 
 from orchestrator.errors import NotFound
-from orchestrator.event_names import Kind
+from orchestrator.event_names import Kind, kinds
 from orchestrator.store.database import Database, Session
 from orchestrator.store.rows import moment
 
@@ -125,16 +125,23 @@ class Webhooks:
 
     async def enable(self, hook_id: UUID, *, skip: bool) -> Webhook:
         """Send again: what it missed as well, unless that is to be skipped. Raises: NotFound."""
-        await self._db.write(lambda session: session.run("enable_webhook", id=str(hook_id), skip=skip))
+
+        def go_on(session: Session) -> None:
+            session.run("enable_webhook", id=str(hook_id), skip=skip)
+            if skip:
+                session.run("skip_webhook_leftovers", id=str(hook_id))
+
+        await self._db.write(go_on)
         return await self.one(hook_id)
 
     async def waiting(self, hook: Webhook, kinds: Sequence[Kind], *, after: int, limit: int) -> tuple[list[Told], int]:
         """Events it is to be told of with ids above ``after``, in order, and up to where there are no others."""
-        wanted = json.dumps([{"type": kind.type, "to": kind.to} for kind in kinds])
+        wanted = _wanted(kinds)
 
         def look(session: Session) -> tuple[list[sqlite3.Row], int]:
             newest = session.one("newest_event_id")
             assert newest is not None
+            left = session.all("webhook_leftovers", webhook_id=str(hook.id), after=after, limit=limit)
             found = session.all(
                 "events_for_webhook",
                 after=after,
@@ -144,7 +151,8 @@ class Webhooks:
                 tag=hook.tag,
                 limit=limit,
             )
-            return found, found[-1]["id"] if len(found) == limit else newest["id"]
+            found = sorted([*left, *found], key=lambda row: row["id"])[:limit]
+            return found, found[-1]["id"] if len(found) == limit else max(newest["id"], after)
 
         found, upto = await self._db.read(look)
         return [_told(row) for row in found], upto
@@ -169,6 +177,7 @@ class Webhooks:
                 return
             if tried.error is None:
                 session.run("webhook_delivered", id=str(hook_id), event_id=tried.event_id)
+                session.run("trim_webhook_leftovers", id=str(hook_id))
             else:
                 at = next_try_at.timestamp() if next_try_at else 0.0
                 session.run("webhook_failed", id=str(hook_id), tries=tried.number, next_try_at=at, disabled=disabled)
@@ -189,6 +198,26 @@ class Webhooks:
             )
             for row in await self._db.all("webhook_tries", id=str(hook_id), limit=limit)
         ]
+
+
+def keep_untold(session: Session, job_id: UUID) -> None:
+    """Keep what webhooks are still to be told of a job that is about to be forgotten."""
+    for row in session.all("webhooks"):
+        hook = _webhook(row)
+        session.run(
+            "keep_webhook_leftovers",
+            webhook_id=row["id"],
+            job_id=str(job_id),
+            after=hook.cursor,
+            kinds=_wanted(kinds(hook.events)),
+            statuses=row["statuses"],
+            owner=hook.owner,
+            tag=hook.tag,
+        )
+
+
+def _wanted(kinds: Sequence[Kind]) -> str:
+    return json.dumps([{"type": kind.type, "to": kind.to} for kind in kinds])
 
 
 def _webhook(row: sqlite3.Row) -> Webhook:

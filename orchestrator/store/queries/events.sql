@@ -13,7 +13,12 @@ SELECT * FROM events WHERE job_id = :job_id AND id > :after AND (:kinds IS NULL 
 ORDER BY id LIMIT :limit
 
 -- name: thin_events
--- The newest of those that only tell how far a job is stay; what they measured is in the metrics.
+-- The newest of those that only tell how far a job is stay; what they measured is in the metrics. Of messages those stay
+-- too that a webhook is still to be told of.
 DELETE FROM events WHERE job_id = :job_id AND type IN ('metrics', 'progress', 'message') AND id < (
     SELECT id FROM events WHERE job_id = :job_id AND type IN ('metrics', 'progress', 'message')
     ORDER BY id DESC LIMIT 1 OFFSET :keep - 1)
+    AND (type <> 'message' OR NOT EXISTS (
+        SELECT 1 FROM webhooks WHERE cursor < events.id AND 'message' IN (SELECT value FROM json_each(webhooks.events))
+            AND (owner IS NULL OR owner = (SELECT jobs.owner FROM jobs WHERE jobs.id = :job_id))
+            AND (tag IS NULL OR tag IN (SELECT job_tags.tag FROM job_tags WHERE job_tags.job_id = :job_id))))

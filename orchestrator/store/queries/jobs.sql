@@ -129,7 +129,8 @@ VALUES (:job_id, :attempt, :name, :step, :loss, :held_out_loss, :size_bytes, :di
 DELETE FROM checkpoints WHERE job_id = :job_id AND attempt = :attempt AND name = :name
 
 -- name: checkpoints
-SELECT * FROM checkpoints WHERE job_id = :job_id ORDER BY attempt DESC, step DESC
+-- Nothing is to continue from one that is being deleted.
+SELECT * FROM checkpoints WHERE job_id = :job_id AND deleting_at IS NULL ORDER BY attempt DESC, step DESC
 
 -- name: put_artifact
 INSERT OR REPLACE INTO artifacts (job_id, attempt, path, kind, size_bytes, digest, created_at)
@@ -154,12 +155,43 @@ UPDATE commands SET status = :status, settled_at = :ts, detail = :detail, step =
 UPDATE commands SET status = 'expired', settled_at = :now, detail = 'the attempt ended first'
 WHERE job_id = :job_id AND attempt = :attempt AND status = 'requested'
 
--- name: continued_by
-SELECT id FROM jobs WHERE restarted_from = :id AND resume_from IS NOT NULL AND status NOT IN ('completed', 'stopped', 'failed', 'cancelled') LIMIT 1
-
 -- name: continuing_from
 SELECT id FROM jobs WHERE resume_from = :path AND status NOT IN ('completed', 'stopped', 'failed', 'cancelled')
-UNION ALL SELECT job_id FROM attempts WHERE resume_from = :path AND released_at IS NULL LIMIT 1
+UNION SELECT job_id FROM attempts WHERE resume_from = :path AND released_at IS NULL
+
+-- name: insert_source
+INSERT OR IGNORE INTO job_sources (job_id, source, path) VALUES (:job_id, :source, :path)
+
+-- name: readers_of
+-- Jobs that read files of this one and have not ended, or whose container may still be there, with what they read.
+SELECT job_sources.job_id, job_sources.path FROM job_sources JOIN jobs ON jobs.id = job_sources.job_id
+WHERE source = :source AND (jobs.status NOT IN ('completed', 'stopped', 'failed', 'cancelled')
+    OR EXISTS (SELECT 1 FROM attempts WHERE attempts.job_id = jobs.id AND released_at IS NULL))
+ORDER BY jobs.created_at, jobs.id
+
+-- name: pipeline_waiting_for
+SELECT waiting.pipeline, waiting.name FROM pipeline_steps AS done
+JOIN pipeline_steps AS waiting ON waiting.pipeline = done.pipeline AND waiting.state = 'waiting'
+WHERE done.job_id = :id LIMIT 1
+
+-- name: purging
+SELECT status, purging_at FROM jobs WHERE id = :id
+
+-- name: mark_purging
+UPDATE jobs SET purging_at = coalesce(purging_at, :now), phase = 'being purged' WHERE id = :id
+
+-- name: jobs_being_purged
+SELECT id FROM jobs WHERE purging_at IS NOT NULL ORDER BY purging_at
+
+-- name: checkpoint_kept
+SELECT deleting_at IS NULL AS kept FROM checkpoints WHERE job_id = :job_id AND attempt = :attempt AND name = :name
+
+-- name: mark_checkpoint
+UPDATE checkpoints SET deleting_at = coalesce(deleting_at, :now)
+WHERE job_id = :job_id AND attempt = :attempt AND name = :name
+
+-- name: checkpoints_being_deleted
+SELECT * FROM checkpoints WHERE deleting_at IS NOT NULL ORDER BY deleting_at
 
 -- name: purge
 DELETE FROM jobs WHERE id = :id

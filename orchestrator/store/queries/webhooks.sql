@@ -42,6 +42,34 @@ WHERE events.id > :after AND events.type NOT IN ('metrics', 'progress')
     AND (:tag IS NULL OR EXISTS (SELECT 1 FROM job_tags WHERE job_tags.job_id = jobs.id AND job_tags.tag = :tag))
 ORDER BY events.id LIMIT :limit
 
+-- name: webhook_leftovers
+SELECT * FROM webhook_leftovers WHERE webhook_id = :webhook_id AND id > :after ORDER BY id LIMIT :limit
+
+-- name: keep_webhook_leftovers
+-- As above, of the one job.
+INSERT OR IGNORE INTO webhook_leftovers
+    (webhook_id, id, job_id, attempt, seq, ts, type, data, job_name, job_type, job_owner, job_tags)
+SELECT :webhook_id, events.id, events.job_id, attempt, seq, ts, events.type, data, jobs.name, jobs.type, jobs.owner,
+    (SELECT json_group_array(tag) FROM (SELECT tag FROM job_tags WHERE job_id = jobs.id ORDER BY place))
+FROM events JOIN jobs ON jobs.id = events.job_id
+WHERE events.job_id = :job_id AND events.id > :after AND events.type NOT IN ('metrics', 'progress')
+    AND EXISTS (
+        SELECT 1 FROM json_each(:kinds) AS kind
+        WHERE kind.value ->> 'type' = events.type
+            AND (kind.value ->> 'to' IS NULL OR kind.value ->> 'to' = events.data ->> 'to')
+    )
+    AND (:statuses = '[]' OR events.type != 'status_changed'
+        OR events.data ->> 'to' IN (SELECT value FROM json_each(:statuses)))
+    AND (:owner IS NULL OR jobs.owner = :owner)
+    AND (:tag IS NULL OR EXISTS (SELECT 1 FROM job_tags WHERE job_tags.job_id = jobs.id AND job_tags.tag = :tag))
+
+-- name: trim_webhook_leftovers
+DELETE FROM webhook_leftovers
+WHERE webhook_id = :id AND id <= (SELECT cursor FROM webhooks WHERE webhooks.id = :id)
+
+-- name: skip_webhook_leftovers
+DELETE FROM webhook_leftovers WHERE webhook_id = :id
+
 -- name: insert_webhook_try
 INSERT INTO webhook_tries (webhook_id, event_id, type, number, at, duration_s, status_code, error)
 SELECT :webhook_id, :event_id, :type, :number, :at, :duration_s, :status_code, :error

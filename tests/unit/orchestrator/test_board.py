@@ -51,7 +51,7 @@ async def test_the_queue_is_followed_and_a_job_purged_unseen_leaves_it(scene: Sc
     first, second = await scene.store.submit(container_job()), await scene.store.submit(container_job())
     assert await scene.board.refresh() == {first.id, second.id}
     await scene.store.transition(first, JobStatus.CANCELLED, "a test", intent="cancel")
-    await scene.store.purge(first.id)
+    await scene.store.removals.purge(first.id)
     assert await scene.board.refresh() == {first.id}
     assert set(scene.board.queue) == {second.id}
 

@@ -117,7 +117,7 @@ async def test_those_who_follow_one_job_share_its_feed(tmp_path: Path) -> None:
 async def test_container_job_that_is_purged_closes_its_feed(tmp_path: Path) -> None:
     async with feeds_over(tmp_path) as (store, broker, feeds, job_id), feeds.follow(job_id) as feed:
         await store.transition(await store.job(job_id), JobStatus.CANCELLED, "not wanted")
-        await store.purge(job_id)
+        await store.removals.purge(job_id)
         broker.ring(job_id)
         async with asyncio.timeout(10):
             while not feed.closed:

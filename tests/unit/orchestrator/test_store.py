@@ -253,13 +253,13 @@ async def test_no_command_is_kept_for_an_attempt_that_ended_meanwhile(store: Sto
 async def test_only_an_ended_job_can_be_purged_and_nothing_of_it_stays(store: Store, tmp_path: Path) -> None:
     job, attempt = await begun(store, training_job(tags=("t",)), gpus=("GPU-0",))
     with pytest.raises(StateConflict):
-        await store.purge(job.id)
+        await store.removals.purge(job.id)
     await store.append_events(attempt, [Metrics(seq=1, ts=1, step=1, values={"loss": 1.0})], 1)
     await finish(store, attempt, Ended(EndReason.COMPLETED, JobStatus.COMPLETED))
     with pytest.raises(StateConflict, match="container"):
-        await store.purge(job.id)
+        await store.removals.purge(job.id)
     await store.free(attempt)
-    await store.purge(job.id)
+    await store.removals.purge(job.id)
     database = sqlite3.connect(tmp_path / "saeforge.db")
     tables = [name for (name,) in database.execute("SELECT name FROM sqlite_master WHERE type = 'table'")]
     left = {name: database.execute(f"SELECT count(*) FROM {name}").fetchone()[0] for name in tables}
@@ -272,9 +272,12 @@ async def test_a_job_another_continues_from_cannot_be_purged(store: Store) -> No
     job, attempt = await begun(store)
     await finish(store, attempt, Ended(EndReason.STOPPED, JobStatus.STOPPED))
     await store.free(attempt)
-    await store.submit(replace(training_job(), restarted_from=job.id, resume_from="/a/checkpoint"))
+    told = CheckpointSaved(seq=1, ts=1, name="step_1", step=1, size_bytes=1, digest="sha256:0", reason="interval")
+    await store.append_events(attempt, [told], 1)
+    path = f"/home/runs/{job.id}/1/checkpoints/step_1"
+    await store.submit(replace(training_job(), restarted_from=job.id, resume_from=path))
     with pytest.raises(StateConflict, match="continues"):
-        await store.purge(job.id)
+        await store.removals.purge(job.id)
 
 
 async def test_a_file_that_is_no_database_is_told(tmp_path: Path) -> None:

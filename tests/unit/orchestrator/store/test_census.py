@@ -50,7 +50,7 @@ async def test_tallies_tell_by_reason_and_do_not_shrink_when_a_job_is_purged(sto
     done = await run(store)
     await run(store, EndReason.HOST_OOM, JobStatus.FAILED)
     before = await store.tallies()
-    await store.purge(done)
+    await store.removals.purge(done)
     after = await store.tallies()
     assert after == before
     assert before.jobs_submitted == {"container": 2}

@@ -278,7 +278,7 @@ async def test_a_job_purged_meanwhile_is_nothing_to_keep_usage_of(store: Store) 
     job = await store.job(attempt.job_id)
     await store.finish(attempt, Ended(EndReason.COMPLETED, JobStatus.COMPLETED), seen_as=job)
     await store.free(attempt)
-    await store.purge(job.id)
+    await store.removals.purge(job.id)
     await store.measurements.record(attempt, Sample(0, 0, {"cpu_cores": 1.0}), memory_mb=1, gpu_memory_mb=None)
     assert await store.measurements.names(job.id, "resources") == []
 
@@ -290,7 +290,7 @@ async def test_nothing_stays_of_a_purged_job(store: Store, tmp_path: Path) -> No
     await store.append_events(attempt, measured(51, seq=60), 2)
     await store.finish(attempt, Ended(EndReason.COMPLETED, JobStatus.COMPLETED), seen_as=job)
     await store.free(attempt)
-    await store.purge(job.id)
+    await store.removals.purge(job.id)
     assert [rows(tmp_path / "saeforge.db", table) for table in ("samples", "series", "chunks", "series_heads")] == [
         0
     ] * 4

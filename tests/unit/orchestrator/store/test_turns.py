@@ -101,7 +101,7 @@ async def test_a_job_that_left_and_was_purged_between_two_looks_is_missed_by_the
     job, stays = await store.submit(container_job()), await store.submit(container_job())
     before = await store.turns.queue()
     await store.transition(job, JobStatus.CANCELLED, "a test", intent="cancel")
-    await store.purge(job.id)
+    await store.removals.purge(job.id)
     changes = await store.turns.changes(before.last)
     assert (before.length, changes.length) == (2, 1)
     assert [found.id for found in (await store.turns.queue()).jobs] == [stays.id]
