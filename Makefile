@@ -1,7 +1,7 @@
 # Two commands do everything on a machine with Python 3.11 or newer and nothing else: make demo, make test.
 SHELL := /bin/bash
 .DEFAULT_GOAL := help
-.PHONY: help demo test check bench quality up image wheelhouse clean
+.PHONY: help demo test check chaos bench quality up image wheelhouse clean
 
 BIN := .venv/bin
 SOURCES := orchestrator worker_image dashboard tests scripts/*.py
@@ -35,6 +35,15 @@ lint:
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
+
+# Chosen once for the whole of make, so that what is printed is what is tried.
+FIRST := $(or $(FIRST),$(shell od -An -N3 -tu4 /dev/urandom | tr -d ' '))
+
+chaos: ## Kill everything at random while jobs are submitted, purged and restarted; FIRST=n SCHEDULES=1 repeats one.
+	@scripts/install dev
+	@echo "FIRST=$(FIRST): 'make chaos FIRST=$(FIRST)' tries the same again"
+	CHAOS_FIRST=$(FIRST) CHAOS_SCHEDULES=$(or $(SCHEDULES),100) CHAOS_EXAMPLES=$(or $(EXAMPLES),500) \
+		$(BIN)/pytest --hypothesis-seed=$(FIRST) tests/chaos/test_schedules.py tests/chaos/test_state_machine.py
 
 bench: ## Measure how fast the orchestrator is, on a quiet machine; ONLY="submit idle" runs some of benchmarks/.
 	@scripts/install dev

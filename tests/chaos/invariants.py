@@ -31,6 +31,8 @@ class Remains:
     commands: dict[UUID, list[StoredCommand]]
     leased: Collection[str]
     live: list[Attempt]
+    half_deleted: list[str]
+    """Jobs and checkpoints whose deletion was begun."""
     broken: list[str] = field(default_factory=list)
 
     @classmethod
@@ -46,6 +48,10 @@ class Remains:
                 commands={job.id: await store.commands(job.id) for job in jobs},
                 leased=await store.leases(),
                 live=await store.live_attempts(),
+                half_deleted=[
+                    *(f"job {job_id}" for job_id in await store.removals.purging()),
+                    *(f"checkpoint {item.name} of {item.job_id}" for item in await store.removals.deleting()),
+                ],
             )
         finally:
             await store.close()
@@ -97,6 +103,11 @@ def _nothing_is_lost(remains: Remains, acknowledged: Collection[UUID], ends: Col
 
 
 def _nothing_is_left(remains: Remains, executor: Executor) -> None:
+    for what in remains.half_deleted:
+        remains.expect(False, f"the deletion of {what} was begun and never finished")
+    known = {str(job.id) for job in remains.jobs}
+    for folder in remains.settings.runs.iterdir():
+        remains.expect(folder.name in known, f"{folder} was left by a job that is gone")
     remains.expect(not remains.leased, f"still leased: {remains.leased}")
     remains.expect(not remains.live, f"attempts not put away: {remains.live}")
     owned = asyncio.run(_owned(executor))

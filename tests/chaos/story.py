@@ -71,6 +71,9 @@ def tell(host: Host, fault: str = "") -> Remains:
         host.reaches(job_id, {JobStatus.COMPLETED})
     host.reaches(cancelled, {JobStatus.CANCELLED})
     host.quiesce()
+    kept = host.ask(partial(Client.checkpoints, job_id=paused))
+    assert kept is not None
+    host.ask(partial(Client.delete_checkpoint, job_id=paused, name=kept[-1].name, attempt=kept[-1].attempt))
     host.acknowledged.discard(stopped)
     host.ask(lambda client: client.purge(stopped))
     host.quiesce()

@@ -3,6 +3,7 @@
 import os
 import random
 import signal
+import threading
 import time
 from collections.abc import Callable
 from contextlib import suppress
@@ -12,6 +13,7 @@ from uuid import UUID
 
 import pytest
 
+from orchestrator.client import Unreachable
 from orchestrator.domain import TERMINAL, JobStatus, Resources, RetryPolicy
 from orchestrator.errors import NotFound, StateConflict
 from tests.chaos.host import Host
@@ -25,6 +27,8 @@ SCHEDULES = int(os.environ.get("CHAOS_SCHEDULES", "12"))
 FIRST = int(os.environ.get("CHAOS_FIRST", "0"))
 ACTIONS = 25
 LONGEST_PAUSE_S = 0.15
+LONGEST_PURGE_S = 0.02
+"""Within which the orchestrator is killed over a purge: about as long as one takes."""
 QUICK = RetryPolicy(backoff_s=0.02, max_backoff_s=0.1)
 
 
@@ -36,6 +40,8 @@ class Schedule:
         self.jobs: list[UUID] = []
         self.cancelled: set[UUID] = set()
         """Jobs whose cancel was answered."""
+        self.purged: set[UUID] = set()
+        """Jobs whose purge was begun; whether it came to anything is known only where it was answered."""
 
     def act(self) -> None:
         """Do anything at all."""
@@ -47,6 +53,9 @@ class Schedule:
             lambda: self.ask("cancel"): 1,
             lambda: self.ask("checkpoint"): 1,
             lambda: self.ask("restart"): 1,
+            lambda: self.ask("clone"): 1,
+            self.purge: 2,
+            self.delete_a_checkpoint: 1,
             self.kill_orchestrator: 3,
             self.kill_a_job: 2,
             self.let_be: 6,
@@ -73,10 +82,49 @@ class Schedule:
             job_id = self.dice.choice(self.jobs)
             with suppress(StateConflict, NotFound):
                 answer = self.host.ask(lambda client: getattr(client, action)(job_id))
-                if action == "restart" and answer is not None:
+                if action in ("restart", "clone") and answer is not None:
                     self.jobs.append(answer.id)
                 if action == "cancel" and answer is not None:
                     self.cancelled.add(job_id)
+
+    def purge(self) -> None:
+        """Purge a job, and as often as not kill the orchestrator over it: then nobody knows how far it came."""
+        ended = [job_id for job_id in self.jobs if job_id not in self.purged]
+        if not ended:
+            return
+        job_id = self.dice.choice(ended)
+        asking = threading.Thread(target=self._purge, args=(job_id,), daemon=True)
+        is_fatal = self.dice.random() < 0.5
+        delay_s = self.dice.uniform(0, LONGEST_PURGE_S)
+        asking.start()
+        if is_fatal:
+            time.sleep(delay_s)
+            self.kill_orchestrator()
+        asking.join()
+
+    def _purge(self, job_id: UUID) -> None:
+        # Before it is asked for: whoever dies over it may have begun.
+        was_known = job_id in self.host.acknowledged
+        self.host.acknowledged.discard(job_id)
+        try:
+            with self.host.client() as client:
+                client.purge(job_id)
+        except StateConflict:
+            if was_known:
+                self.host.acknowledged.add(job_id)
+            return
+        except (NotFound, Unreachable):
+            pass
+        self.purged.add(job_id)
+
+    def delete_a_checkpoint(self) -> None:
+        if self.jobs:
+            job_id = self.dice.choice(self.jobs)
+            with suppress(StateConflict, NotFound):
+                found = self.host.ask(lambda client: client.checkpoints(job_id))
+                if found:
+                    one = self.dice.choice(found)
+                    self.host.ask(lambda client: client.delete_checkpoint(job_id, one.name, attempt=one.attempt))
 
     def kill_orchestrator(self) -> None:
         self.host.kill()
