@@ -20,7 +20,8 @@ _SAVED_BY_DATASETS = ("dataset_dict.json", "state.json")
 """A directory that holds one of these is one dataset."""
 _SAE_FILES = ("sae.safetensors", "sae_weights.safetensors", "ae.pt")
 """A folder that holds one of these is an autoencoder's."""
-_HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
+_HUB_ID = re.compile(r"[\w.-]+/[\w.-]+(/[^/]+)*")
+"""Of a dataset, perhaps with a path or pattern inside behind it."""
 _LAYER_KEYS = ("num_hidden_layers", "n_layer", "num_layers", "n_layers")
 _WIDTH_KEYS = ("hidden_size", "n_embd", "d_model")
 _LONGEST_HEADER = 100_000_000
@@ -85,10 +86,12 @@ class Inventory:
         suffixes = DATASET_SUFFIXES if kind == "dataset" else ()
         found = self._locate(folder, field, value, suffixes=suffixes, roots=(*self._roots, *also))
         if found is None:
-            if kind == "dataset" and glob.has_magic(value):
-                return self._pattern(folder, field, value, roots=(*self._roots, *also))
             on_hub = kind == "model" or (kind == "dataset" and _HUB_ID.fullmatch(value))
-            if network and on_hub and not value.startswith(("/", ".")):
+            may_fetch = network and on_hub and not value.startswith(("/", "."))
+            is_pattern = kind == "dataset" and glob.has_magic(value)
+            if is_pattern and not (may_fetch and not glob.glob(str(folder / value), recursive=True)):
+                return self._pattern(folder, field, value, roots=(*self._roots, *also))
+            if may_fetch:
                 return value
             raise self._missing(kind, field, value, folder)
         if kind == "model" and not (found / "config.json").is_file():

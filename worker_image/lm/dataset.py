@@ -7,9 +7,12 @@ from pathlib import Path
 
 from worker_image.errors import UserError
 from worker_image.lm.documents import FIRST, TEXT_SUFFIXES, Document, DocumentSource, Mark, TextFile
+from worker_image.lm.splits import files_inside, training_files
 from worker_image.lm.tables import TABLE_SUFFIXES, Table
 
 SUFFIXES = (*TEXT_SUFFIXES, *TABLE_SUFFIXES)
+_ON_HUB = (".parquet", ".jsonl")
+_CARD = "README.md"
 _CHECKED_BYTES = 256 * 2**20
 """What ``check`` reads; a few seconds' worth."""
 
@@ -66,7 +69,7 @@ def open_dataset(reference: str, text_field: str, *, network: bool = False) -> D
         UserError: there is none, or none that can be read.
     """
     path = Path(reference)
-    if not path.is_absolute() and not path.exists() and network and not _is_pattern(reference):
+    if network and _is_on_hub(reference):
         return Dataset(reference, _snapshot(reference), text_field)
     if _is_pattern(reference) and not path.exists():
         found = [Path(name) for name in sorted(glob.glob(reference, recursive=True))]
@@ -77,6 +80,12 @@ def open_dataset(reference: str, text_field: str, *, network: bool = False) -> D
     if path.is_dir():
         return Dataset(reference, _files_of(path), text_field)
     return Dataset(reference, [path], text_field)
+
+
+def _is_on_hub(reference: str) -> bool:
+    """Whether it can only be meant so: ``owner/name``, perhaps with a path or pattern inside behind it."""
+    is_here = Path(reference).is_absolute() or Path(reference).exists() or bool(glob.glob(reference, recursive=True))
+    return "/" in reference and not is_here and not reference.startswith(".")
 
 
 def _is_pattern(reference: str) -> bool:
@@ -129,18 +138,26 @@ def _listed(path: Path, key: str, inner: str | None = None) -> list[str]:
         raise UserError("dataset", f"{path} is not what datasets saves: {error!r}", "save the dataset again") from None
 
 
-def _snapshot(repository: str) -> list[Path]:
-    """Parquet files of a dataset on the hub, fetched; of those for training where they say what they are for."""
+def _snapshot(reference: str) -> list[Path]:
+    """Files of a dataset on the hub, fetched: those at a path inside it where one is named, or those for training."""
     from huggingface_hub import snapshot_download
     from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
 
+    owner, name, *rest = reference.split("/", 2)
+    repository, inside = f"{owner}/{name}", rest[0] if rest else None
+    wanted = [inside, f"{inside}/*"] if inside else [*(f"*{suffix}" for suffix in _ON_HUB), _CARD]
     try:
-        folder = Path(snapshot_download(repository, repo_type="dataset", allow_patterns=["*.parquet", "*.jsonl"]))
+        folder = Path(snapshot_download(repository, repo_type="dataset", allow_patterns=wanted))
     except (HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OSError) as error:
         raise UserError(
             "dataset", f"{repository} cannot be fetched from the hub: {error}", "check its name, and access to the hub"
         ) from error
-    files = [path for path in sorted(folder.rglob("*")) if path.suffix in SUFFIXES]
-    if not files:
+    files = sorted(path for path in folder.rglob("*") if path.suffix in _ON_HUB)
+    names = [path.relative_to(folder).as_posix() for path in files]
+    if inside:
+        names = files_inside(repository, names, inside)
+    elif names:
+        names = training_files(repository, folder / _CARD, names)
+    else:
         raise UserError("dataset", f"{repository} holds no .parquet or .jsonl files", "fetch and convert it yourself")
-    return [path for path in files if "train" in str(path.relative_to(folder))] or files
+    return [folder / name for name in names]

@@ -148,14 +148,10 @@ class Harvester:
                 f"{place} is not run in a forward pass",
                 "choose a module that is, such as a block",
             )
-        acts_ND = acts_ND.to(self._dtype) if self._dtype else acts_ND
-        if not torch.isfinite(acts_ND).all():
-            raise UserError(
-                "model_dtype",
-                f"activations at {place} overflow in {str(acts_ND.dtype).removeprefix('torch.')}",
-                "use bfloat16 or float32",
-            )
-        return acts_ND
+        kept_ND = acts_ND.to(self._dtype) if self._dtype else acts_ND
+        if not torch.isfinite(kept_ND).all():
+            raise _overflow(place, acts_ND, kept_ND.dtype)
+        return kept_ND
 
 
 def side_by_side(hookpoints: Several[Hookpoint], widths: Several[int]) -> Columns:
@@ -164,6 +160,34 @@ def side_by_side(hookpoints: Several[Hookpoint], widths: Several[int]) -> Column
     return {
         hookpoint.name: slice(end - width, end) for hookpoint, width, end in zip(hookpoints, widths, ends, strict=True)
     }
+
+
+def _overflow(place: str, acts_ND: Tensor, kept_in: torch.dtype) -> UserError:
+    """Of what the model gave, ``acts_ND``, or of what is kept of it."""
+    given_in = acts_ND.dtype
+    if torch.isfinite(acts_ND).all():
+        largest = acts_ND.abs().max().item()
+        wide = "float32" if kept_in == torch.bfloat16 else "bfloat16 or float32"
+        return UserError(
+            "activation_dtype",
+            f"activations at {place} overflow in {_name(kept_in)}, in which they are kept: they reach {largest:.3g}",
+            f"set activation_dtype to {wide}",
+        )
+    if given_in == torch.float32:
+        return UserError(
+            "model",
+            f"activations at {place} overflow in float32, or are no numbers",
+            "check the model's weights, or choose another hookpoint",
+        )
+    return UserError(
+        "model_dtype",
+        f"activations at {place} overflow in {_name(given_in)}, in which the model computes",
+        f"set model_dtype to {'float32' if given_in == torch.bfloat16 else 'bfloat16 or float32'}",
+    )
+
+
+def _name(dtype: torch.dtype) -> str:
+    return str(dtype).removeprefix("torch.")
 
 
 def _kept(hookpoint: Hookpoint, value: object, shape: tuple[int, ...], kept_N: Tensor) -> Tensor:

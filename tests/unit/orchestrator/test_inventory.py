@@ -84,3 +84,17 @@ def test_a_hub_id_needs_the_network(home: Path) -> None:
     assert resolve(home, "someone/texts", network=True) == "someone/texts"
     assert "network" in (refusal(home, "someone/texts").suggestion or "")
     assert refusal(home, "texts", network=True).field == "params.dataset"
+
+
+@pytest.mark.parametrize("inside", ["en", "en/train.jsonl", "data/train-*.parquet"])
+def test_so_do_files_inside_one(home: Path, inside: str) -> None:
+    assert resolve(home, f"someone/texts/{inside}", network=True) == f"someone/texts/{inside}"
+    assert refusal(home, f"someone/texts/{inside}").field == "params.dataset"
+
+
+def test_a_pattern_that_matches_here_is_no_hub_id_even_with_the_network(home: Path) -> None:
+    assert resolve(home, "web/*.parquet", network=True) == str(home / "datasets" / "web" / "*.parquet")
+
+
+def test_a_path_out_of_the_datasets_is_no_hub_id(home: Path) -> None:
+    assert "outside" in refusal(home, "someone/../../../texts", network=True).message

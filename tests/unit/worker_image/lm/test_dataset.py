@@ -119,6 +119,27 @@ def test_of_a_hub_dataset_the_files_for_training_are_read(tmp_path: Path, monkey
     assert [document.text for document in found.read()] == ["data/train-0.parquet", "data/train-1.parquet"]
 
 
+def test_files_inside_a_hub_dataset_are_named_behind_its_id(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("en/train.jsonl", "en/test.jsonl", "fr/train.jsonl"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_text(json.dumps({"text": name}))
+    fetched: list[list[str]] = []
+
+    def snapshot(repository: str, *, repo_type: str, allow_patterns: list[str]) -> str:
+        assert (repository, repo_type) == ("someone/texts", "dataset")
+        fetched.append(allow_patterns)
+        return str(tmp_path)
+
+    monkeypatch.setattr("huggingface_hub.snapshot_download", snapshot)
+    for inside, wanted in [("en", "en/train.jsonl"), ("fr/*.jsonl", "fr/train.jsonl")]:
+        found = open_dataset(f"someone/texts/{inside}", "text", network=True)
+        assert [document.text for document in found.read()] == [wanted]
+        assert fetched[-1] == [inside, f"{inside}/*"]
+    with pytest.raises(UserError, match="several directories: en, fr") as caught:
+        open_dataset("someone/texts", "text", network=True)
+    assert caught.value.field == "dataset"
+
+
 def test_a_hub_dataset_that_cannot_be_had_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     def refuse(*_: object, **__: object) -> str:
         raise LocalEntryNotFoundError("no connection")

@@ -23,9 +23,9 @@ SEQUENCES = [
 BY_LENGTH = [SEQUENCES[1], SEQUENCES[2], SEQUENCES[0]]
 
 
-def harvester(model: nn.Module, *places: str, batch_tokens: int = 1000) -> Harvester:
+def harvester(model: nn.Module, *places: str, batch_tokens: int = 1000, dtype: torch.dtype | None = None) -> Harvester:
     hookpoints = [resolve_hookpoint(model, place, None) for place in places]
-    return Harvester(model, hookpoints, pad_id=0, batch_tokens=batch_tokens, device=CPU)
+    return Harvester(model, hookpoints, pad_id=0, batch_tokens=batch_tokens, device=CPU, dtype=dtype)
 
 
 def hooks_on(model: nn.Module) -> int:
@@ -82,13 +82,43 @@ def test_a_module_without_one_vector_per_token_is_refused(bert: Path, path: str)
     assert caught.value.field == "hookpoint"
 
 
-def test_overflowing_activations_are_refused(bert: Path) -> None:
+def overflowing(bert: Path, by: float, dtype: torch.dtype) -> nn.Module:
     model = AutoModel.from_pretrained(bert).eval()
     with torch.no_grad():
-        model.encoder.layer[1].output.LayerNorm.bias += torch.inf
-    with pytest.raises(UserError, match="overflow") as caught:
-        list(harvester(model, "encoder.layer.1").harvest(SEQUENCES))
-    assert caught.value.field == "model_dtype"
+        model.encoder.layer[1].output.LayerNorm.bias += by
+    return model.to(dtype)
+
+
+@pytest.mark.parametrize(
+    ("model_dtype", "by", "field", "suggestion"),
+    [
+        (torch.float32, torch.inf, "model", "check the model's weights, or choose another hookpoint"),
+        (torch.float32, torch.nan, "model", "check the model's weights, or choose another hookpoint"),
+        (torch.bfloat16, torch.inf, "model_dtype", "set model_dtype to float32"),
+        (torch.float16, 1e6, "model_dtype", "set model_dtype to bfloat16 or float32"),
+    ],
+)
+def test_a_model_that_overflows_is_told_apart_from_what_its_activations_are_kept_in(
+    bert: Path, model_dtype: torch.dtype, by: float, field: str, suggestion: str
+) -> None:
+    with pytest.raises(UserError, match=r"at encoder\.layer\.1 overflow") as caught:
+        list(harvester(overflowing(bert, by, model_dtype), "layers.1", dtype=torch.float16).harvest(SEQUENCES))
+    assert (caught.value.field, caught.value.suggestion) == (field, suggestion)
+
+
+@pytest.mark.parametrize(
+    ("kept_in", "by", "suggestion"),
+    [
+        (torch.float16, 1e6, "set activation_dtype to bfloat16 or float32"),
+        (torch.bfloat16, 3.4e38, "set activation_dtype to float32"),
+    ],
+)
+def test_activations_that_overflow_only_in_what_they_are_kept_in_name_it_and_what_would_hold_them(
+    bert: Path, kept_in: torch.dtype, by: float, suggestion: str
+) -> None:
+    with pytest.raises(UserError, match="in which they are kept: they reach") as caught:
+        list(harvester(overflowing(bert, by, torch.float32), "layers.1", dtype=kept_in).harvest(SEQUENCES))
+    assert (caught.value.field, caught.value.suggestion) == ("activation_dtype", suggestion)
 
 
 def test_several_hookpoints_stand_side_by_side_in_the_order_asked_for(bert: Path) -> None:
