@@ -61,6 +61,7 @@ from orchestrator.monitor import Monitor
 from orchestrator.nvml import GpuProbe
 from orchestrator.quota import can_punch
 from orchestrator.rebuild import Rebuilt, rebuild
+from orchestrator.revocations import Revocations
 from orchestrator.sampler import Sampler
 from orchestrator.scheduler import Scheduler
 from orchestrator.settings import Settings
@@ -174,7 +175,7 @@ async def _running(settings: Settings, given: Executor | None, instruments: Inst
         occupancy=scheduler.occupancy,
         gpus_lost=scheduler.gpus_lost,
     )
-    keyring, vault = await KeyRing.open(store), Vault(settings)
+    keyring, vault = await KeyRing.open(store, Revocations(settings.revoked_keys)), Vault(settings)
     await asyncio.to_thread(vault.sweep, {attempt.name for attempt in await store.live_attempts()})
     control = Control(store=store, scheduler=scheduler, broker=broker, settings=settings)
     inventory = Inventory(settings)

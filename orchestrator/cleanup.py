@@ -17,6 +17,7 @@ from uuid import UUID
 from orchestrator.domain import Checkpoint
 from orchestrator.packed import pack
 from orchestrator.store import Store
+from orchestrator.store.backup import leftovers
 from worker_image.contract.rundir import RunDir
 
 logger = logging.getLogger(__name__)
@@ -79,6 +80,8 @@ class Cleanup:
             before = datetime.now(UTC) - older_than
             deadline = time.monotonic() + within_s
             done = await (self._foresee if dry_run else self._archive)(before, deadline)
+            if not dry_run:
+                await self.remove_leftovers()
             orphans = await self._orphans()
             if remove_orphans and not dry_run:
                 for orphan in orphans:
@@ -93,6 +96,10 @@ class Cleanup:
                 orphans=tuple(orphans),
                 orphans_removed=remove_orphans and not dry_run and bool(orphans),
             )
+
+    async def remove_leftovers(self) -> None:
+        """Delete what crashes and restores left long ago beside the database and its backups. Raises: OSError."""
+        await asyncio.to_thread(_remove_leftovers, self._home)
 
     async def _archive(self, before: datetime, deadline: float) -> Cleaned:
         jobs = checkpoints = freed = log_bytes = failed = 0
@@ -185,6 +192,12 @@ def _plan(
         files,
         sum(file.stat().st_blocks * 512 for file in files),
     )
+
+
+def _remove_leftovers(home: Path) -> None:
+    for path in leftovers(home / "saeforge.db", home / "backups", datetime.now(UTC)):
+        logger.info("deleting %s, which nobody needs any more", path)
+        path.unlink(missing_ok=True)
 
 
 def _carry_out(plan: _Plan) -> int:

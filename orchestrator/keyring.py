@@ -8,6 +8,7 @@ from datetime import UTC, datetime
 
 from orchestrator.access import ApiKey, Principal, Role, actor, digest_of, key_id_of, new_key
 from orchestrator.errors import InvalidInput, NotFound, OrchestratorError
+from orchestrator.revocations import Revocations
 from orchestrator.store import Store
 
 logger = logging.getLogger(__name__)
@@ -19,15 +20,25 @@ FLUSH_S = 60.0
 class KeyRing:
     """Makes keys, finds them again, and takes them back."""
 
-    def __init__(self, store: Store, keys: list[ApiKey]) -> None:
-        self._store = store
+    def __init__(self, store: Store, keys: list[ApiKey], revocations: Revocations) -> None:
+        self._store, self._revocations = store, revocations
         self._keys = {key.id: key for key in keys}
         self._used: dict[str, datetime] = {}
         self._in_use = asyncio.Event()
 
     @classmethod
-    async def open(cls, store: Store) -> "KeyRing":
-        return cls(store, await store.keys.all())
+    async def open(cls, store: Store, revocations: Revocations) -> "KeyRing":
+        """The keys of a store, without those that were revoked before an older copy of it was put back."""
+        keys = await store.keys.all()
+        revoked = await asyncio.to_thread(revocations.read)
+        for key in keys:
+            if key.id in revoked and key.revoked_at is None:
+                logger.warning("the key %s (%r) was revoked before, and stays so", key.id, key.name)
+                await store.keys.revoke(key.id)
+        keys = await store.keys.all()
+        ring = cls(store, keys, revocations)
+        await ring._remember([key.id for key in keys if key.revoked_at is not None])
+        return ring
 
     def find(self, text: str) -> Principal | None:
         """Who holds this key; none unless it is one in force."""
@@ -99,9 +110,17 @@ class KeyRing:
             )
         if key.revoked_at is None:
             await self._store.keys.revoke(key_id)
+            await self._remember([key_id])
             key = self._keys[key_id] = replace(key, revoked_at=datetime.now(UTC))
             logger.info("%s revoked the key %s (%r)", actor(), key_id, key.name)
         return key
+
+    async def _remember(self, key_ids: list[str]) -> None:
+        try:
+            await asyncio.to_thread(self._revocations.add, key_ids)
+        except OSError as error:
+            # It is revoked all the same, and the next start tries again.
+            logger.error("that keys were revoked cannot be written beside the database: %s", error)
 
     async def keep_use(self) -> None:
         """Write down now and then when keys were used. Cancelling it writes what is left."""

@@ -196,6 +196,10 @@ class Settings(ClientSettings):
         return self.home / "runs"
 
     @property
+    def revoked_keys(self) -> Path:
+        return self.home / "revoked-keys"
+
+    @property
     def backups(self) -> Path:
         return self.home / "backups"
 

@@ -41,8 +41,11 @@ class Upkeep:
         try:
             if await self._backup_is_due(now):
                 await self.back_up()
-            if self._settings.archive_after_days and now - self._cleaned_at >= CLEAN_EVERY:
-                self._cleaned_at = now
+            if now - self._cleaned_at < CLEAN_EVERY:
+                return
+            self._cleaned_at = now
+            await self.cleanup.remove_leftovers()
+            if self._settings.archive_after_days:
                 done = await self.cleanup.run(timedelta(days=self._settings.archive_after_days))
                 if done.jobs:
                     logger.info("archived %d jobs, %d bytes freed", done.jobs, done.freed_bytes)

@@ -83,16 +83,21 @@ def restore(
     settings = read_settings(Settings)
     try:
         from orchestrator.app import sole_owner
+        from orchestrator.revocations import Revocations
         from orchestrator.store import backup as copies
     except ModuleNotFoundError as error:
         raise _not_installed(error) from None
     with sole_owner(settings):
+        Revocations(settings.revoked_keys).add(copies.revoked_keys(settings.database))
         if file is not None:
             replaced = copies.restore(file.absolute(), settings.database, settings.backups).replaced
         else:
             replaced = copies.set_aside(settings.database, settings.backups)
             settings.database.unlink(missing_ok=True)
         report = asyncio.run(_rebuild(settings)) | {"replaced": str(replaced) if replaced else None}
+        if file is not None and replaced is not None:
+            report["jobs_settled"] = copies.settle_as_in(replaced, settings.database)
+            report["queued"] -= min(report["jobs_settled"], report["queued"])
     if json:
         emit(report)
         return

@@ -9,19 +9,24 @@ import sqlite3
 from collections.abc import Iterator
 from contextlib import closing, contextmanager, suppress
 from dataclasses import dataclass
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Final
 
 from orchestrator.errors import InvalidInput, OrchestratorError
 from orchestrator.store.database import require_known_version
-from orchestrator.store.statements import migrations
+from orchestrator.store.statements import migrations, statements
 
 PREFIX: Final = "saeforge-"
 SUFFIX: Final = ".db"
 _STAMP: Final = "%Y%m%dT%H%M%S.%fZ"
 _PAGES_A_STEP: Final = 2048
 _DRAFT_SUFFIX: Final = ".part"
+_REPLACED: Final = "replaced-"
+REPLACED_KEPT: Final = timedelta(days=30)
+"""How long the file is kept that a restore replaced."""
+DRAFT_KEPT: Final = timedelta(days=1)
+"""How old a draft is that nobody writes any more."""
 _SIDE_FILES: Final = ("-wal", "-shm")
 """What SQLite keeps beside a database that is in use."""
 
@@ -93,10 +98,30 @@ def back_up(database: Path, target: Path) -> Backup:
 
 
 def prune(folder: Path, keep: int) -> list[Path]:
-    """Delete all but the newest ``keep`` backups of a folder, and what a backup cut short left; say which."""
+    """Delete all but the newest ``keep`` backups of a folder; say which."""
     old = [backup.path for backup in backups(folder)[keep:]]
     for path in old:
         path.unlink(missing_ok=True)
+    return old
+
+
+def leftovers(database: Path, folder: Path, now: datetime) -> list[Path]:
+    """What nobody needs any more: files that a restore replaced long ago, and drafts that a crash cut short."""
+    drafts = [
+        *folder.glob(f".{PREFIX}*{SUFFIX}{_DRAFT_SUFFIX}*"),
+        *database.parent.glob(f".{database.name}{_DRAFT_SUFFIX}*"),
+    ]
+    old: list[Path] = []
+    for path in drafts:
+        with suppress(FileNotFoundError):
+            if now.timestamp() - path.lstat().st_mtime > DRAFT_KEPT.total_seconds():
+                old.append(path)
+    for path in folder.glob(f"{_REPLACED}*{SUFFIX}*"):
+        # By its name: the file was last written to long before it was replaced.
+        with suppress(ValueError):
+            replaced_at = datetime.strptime(path.name.removeprefix(_REPLACED).partition(SUFFIX)[0], _STAMP)
+            if now - replaced_at.replace(tzinfo=UTC) > REPLACED_KEPT:
+                old.append(path)
     return old
 
 
@@ -165,6 +190,39 @@ def restore(source: Path, database: Path, folder: Path) -> Restored:
     return Restored(version, jobs, replaced)
 
 
+def revoked_keys(database: Path) -> list[str]:
+    """Ids of the keys that a database tells were revoked; none where it cannot be read."""
+    if not database.is_file():
+        return []
+    with suppress(sqlite3.DatabaseError), closing(_open(database)) as connection:
+        return [key_id for (key_id,) in connection.execute("SELECT id FROM api_keys WHERE revoked_at IS NOT NULL")]
+    return []
+
+
+def settle_as_in(replaced: Path, database: Path) -> int:
+    """End the jobs that had ended, or were purged, by what the replaced database tells; how many those were.
+
+    Nothing where it cannot be read, or is none of which ``database`` was a copy once: that it does not know a job tells
+    nothing then.
+    """
+    with suppress(sqlite3.DatabaseError), closing(_open(database)) as connection:
+        connection.execute("ATTACH DATABASE ? AS replaced", (f"{replaced.absolute().as_uri()}?mode=ro",))
+        if connection.execute(statements()["shares_history"]).fetchone() is None:
+            return 0
+        connection.execute("BEGIN IMMEDIATE")
+        try:
+            values = {"now": datetime.now(UTC).timestamp()}
+            for name in ("find_ended_meanwhile", "tell_ended_meanwhile", "end_attempts_meanwhile", "free_meanwhile"):
+                connection.execute(statements()[name], values)
+            settled = connection.execute(statements()["end_meanwhile"], values).rowcount
+            connection.execute("COMMIT")
+        except sqlite3.DatabaseError:
+            connection.execute("ROLLBACK")
+            raise
+        return settled
+    return 0
+
+
 def set_aside(database: Path, folder: Path) -> Path | None:
     """Keep the database under another name in ``folder``, whatever its state; none when there is none.
 
@@ -175,7 +233,7 @@ def set_aside(database: Path, folder: Path) -> Path | None:
     with suppress(sqlite3.DatabaseError), closing(_open(database)) as connection:
         connection.execute("PRAGMA journal_mode=DELETE")
     folder.mkdir(parents=True, exist_ok=True, mode=0o700)
-    aside = folder / f"replaced-{datetime.now(UTC).strftime(_STAMP)}{SUFFIX}"
+    aside = folder / f"{_REPLACED}{datetime.now(UTC).strftime(_STAMP)}{SUFFIX}"
     os.link(database, aside)
     for suffix in _SIDE_FILES:
         with suppress(FileNotFoundError):

@@ -7,14 +7,16 @@ import signal
 import sqlite3
 import subprocess
 import sys
+from collections.abc import Awaitable, Callable
 from contextlib import closing
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
 
+from orchestrator.domain import EndReason, Job, JobStatus
 from orchestrator.errors import InvalidInput
-from orchestrator.store import JobFilter, Store
+from orchestrator.store import Ended, JobFilter, Store
 from orchestrator.store.backup import (
     DatabaseCorrupt,
     back_up,
@@ -22,8 +24,10 @@ from orchestrator.store.backup import (
     backups,
     check,
     corrupt,
+    leftovers,
     prune,
     restore,
+    settle_as_in,
 )
 from tests.unit.orchestrator.jobs import container_job
 from tests.waiting import until
@@ -271,3 +275,81 @@ def test_killed_while_it_writes_nothing_that_was_answered_is_lost(tmp_path: Path
         return {str(job.id) for job in found}
 
     assert set(answered) <= asyncio.run(kept())
+
+
+async def restored_after(tmp_path: Path, happens: Callable[[Store, Job], Awaitable[None]]) -> Job:
+    """A queued job as it is known once the backup was put back that was made before something happened to it."""
+    database = tmp_path / "saeforge.db"
+    store = await Store.open(database)
+    job = await store.submit(container_job())
+    await store.submit(container_job())
+    backup = back_up(database, tmp_path / "one.db")
+    await happens(store, job)
+    await store.close()
+    replaced = restore(backup.path, database, tmp_path).replaced
+    assert replaced is not None
+    settle_as_in(replaced, database)
+    again = await Store.open(database)
+    try:
+        return await again.job(job.id)
+    finally:
+        await again.close()
+
+
+async def cancel(store: Store, job: Job) -> None:
+    await store.transition(job, JobStatus.CANCELLED, "test", intent="cancel")
+
+
+async def test_a_job_that_was_cancelled_since_the_backup_does_not_come_back_to_the_queue(tmp_path: Path) -> None:
+    assert (await restored_after(tmp_path, cancel)).status is JobStatus.CANCELLED
+
+
+async def test_a_job_that_ended_and_was_purged_since_the_backup_does_not_run_again(tmp_path: Path) -> None:
+    async def purge(store: Store, job: Job) -> None:
+        attempt = await store.begin_attempt(job, executor="fake", gpus=("GPU-0",), cpus=1)
+        ended = Ended(EndReason.COMPLETED, JobStatus.COMPLETED)
+        await store.finish(attempt, ended, seen_as=await store.job(job.id))
+        await store.free(attempt)
+        await store.removals.purge(job.id)
+
+    assert (await restored_after(tmp_path, purge)).status is JobStatus.CANCELLED
+
+
+async def test_a_job_that_goes_on_waiting_stays_in_the_queue(tmp_path: Path) -> None:
+    async def nothing(store: Store, job: Job) -> None:
+        pass
+
+    assert (await restored_after(tmp_path, nothing)).status is JobStatus.QUEUED
+
+
+async def test_a_database_of_another_history_ends_no_job(tmp_path: Path) -> None:
+    async def lose_the_database(store: Store, job: Job) -> None:
+        await store.close()
+        for suffix in ("", "-wal", "-shm"):
+            (tmp_path / f"saeforge.db{suffix}").unlink(missing_ok=True)
+        new = await Store.open(tmp_path / "saeforge.db")
+        await new.submit(container_job())
+        await new.close()
+
+    assert (await restored_after(tmp_path, lose_the_database)).status is JobStatus.QUEUED
+
+
+def test_only_what_is_old_and_nobody_needs_any_more_is_left_over(tmp_path: Path) -> None:
+    now = datetime.now(UTC)
+    folder = tmp_path / "backups"
+    folder.mkdir()
+    old = [
+        "replaced-20260101T000000.000000Z.db",
+        "replaced-20260101T000000.000000Z.db-wal",
+        f".{backup_name(now)}.part",
+    ]
+    kept = [backup_name(now), "replaced-notes.txt", "mine.part"]
+    for name in (*old, *kept):
+        (folder / name).touch()
+        os.utime(folder / name, (0, 0))
+    young = folder / "replaced-20261122T000000.000000Z.db"
+    young.touch()
+    draft = tmp_path / ".saeforge.db.part"
+    draft.touch()
+    os.utime(draft, (0, 0))
+    assert {path.name for path in leftovers(tmp_path / "saeforge.db", folder, now)} == {*old, draft.name}
