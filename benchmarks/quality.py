@@ -6,8 +6,9 @@
 
 Prints a Markdown table and exits with 1 when a figure is missed. Recipes are the product's defaults; a run says nothing
 but sizes, the number of latents wanted, how soon a latent counts as dead (these runs are far shorter than 10 million
-tokens), and two rates, the reference's: TopK's, whose few latents per token come to stand for pairs the faster it
-learns, and in world C JumpReLU's, whose own has not brought L0 to its target in so few steps.
+tokens), and two things that the goals name: TopK's rate, whose few latents per token come to stand for pairs the faster
+it learns, and JumpReLU's rate and the width of its threshold's gradient, whose own are meant for runs and widths a
+thousand times as large.
 """
 
 import argparse
@@ -39,25 +40,47 @@ MCC_TOLERANCE = 0.04
 EV_TOLERANCE = 0.01
 L0_TOLERANCE = 0.05
 """Share by which the L0 in use may exceed what was asked for; no figure is bought with latents."""
+L0_SHORTFALL = 0.1
+"""Share by which it may fall short."""
+F1_TOLERANCE = 0.05
+"""Seeds differ by this much."""
+UNIQUENESS_TOLERANCE = 0.03
+
+
+_FIRST_SEED = 100
+"""Of the weights. A world draws its directions as an autoencoder draws its first weights: with the world's own seed it
+would begin with the features that it is to find."""
 
 
 @dataclass(frozen=True)
 class Goal:
-    """Least figures of a family in a world: what SAELens reaches there, see docs/quality.md."""
+    """Figures of a family in a world: what SAELens reaches there, see docs/quality.md. Of F1, uniqueness and dead share
+    nothing is known of it in the small worlds: they are as they were measured here."""
 
     l0: float
     """Latents per token that are asked for."""
     mcc: float
     explained_variance: float
+    f1: float = 0.0
+    uniqueness: float = 0.0
+    dead_share: float = 1.0
+    """The most there may be."""
     lr: float | None = None
     """Where it is not the family's default."""
+    bandwidth: float | None = None
+    """JumpReLU's, where it is not the recipe's."""
 
     def missed(self, found: Recovery) -> list[str]:
         """Names of the figures that are worse than tolerated."""
+        # Where fewer features fire than latents are asked for, fewer are as good.
+        least_l0 = (1 - L0_SHORTFALL) * min(self.l0, found.true_l0)
         checks = {
             "MCC": found.mcc >= self.mcc - MCC_TOLERANCE,
             "EV": found.explained_variance >= self.explained_variance - EV_TOLERANCE,
-            "L0": found.l0 <= self.l0 * (1 + L0_TOLERANCE),
+            "F1": found.f1 >= self.f1 - F1_TOLERANCE,
+            "uniqueness": found.uniqueness >= self.uniqueness - UNIQUENESS_TOLERANCE,
+            "dead": found.dead_share <= self.dead_share,
+            "L0": least_l0 <= found.l0 <= self.l0 * (1 + L0_TOLERANCE),
         }
         return [name for name, met in checks.items() if not met]
 
@@ -80,12 +103,12 @@ COURSES = {
         steps=4000,
         batch_size=512,
         goals={
-            "topk": Goal(3, 0.94, 0.85, lr=3e-4),
-            "batch_topk": Goal(3, 0.97, 0.975),
-            "matryoshka": Goal(3, 0.98, 0.975),
-            "standard": Goal(3.2, 0.99, 0.97),
-            "gated": Goal(3, 1.0, 0.996),
-            "jumprelu": Goal(3, 0.95, 0.98),
+            "topk": Goal(3, 0.94, 0.85, 0.84, 0.94, 0.02, lr=3e-4),
+            "batch_topk": Goal(3, 0.97, 0.975, 0.96, 0.97, 0.05),
+            "matryoshka": Goal(3, 0.98, 0.975, 0.97, 0.97, 0.05),
+            "standard": Goal(3.2, 0.99, 0.97, 1.0, 1.0, 0.02),
+            "gated": Goal(3, 1.0, 0.996, 1.0, 1.0, 0.02),
+            "jumprelu": Goal(3, 0.95, 0.98, 0.97, 0.98, 0.05, lr=1e-3, bandwidth=0.2),
         },
     ),
     "C": Course(
@@ -94,12 +117,12 @@ COURSES = {
         steps=4000,
         batch_size=512,
         goals={
-            "topk": Goal(4, 0.75, 0.904, lr=3e-4),
-            "batch_topk": Goal(4, 0.75, 0.974),
-            "matryoshka": Goal(4, 0.73, 0.955),
-            "standard": Goal(5.6, 0.82, 0.947),
-            "gated": Goal(4, 0.83, 0.978),
-            "jumprelu": Goal(4, 0.82, 0.972, lr=3e-4),
+            "topk": Goal(4, 0.75, 0.904, 0.65, 0.83, 0.05, lr=1e-3),
+            "batch_topk": Goal(4, 0.75, 0.974, 0.73, 0.87, 0.05),
+            "matryoshka": Goal(4, 0.73, 0.955, 0.87, 0.95, 0.05),
+            "standard": Goal(5.6, 0.82, 0.947, 0.66, 0.95, 0.02),
+            "gated": Goal(4, 0.83, 0.978, 0.83, 0.95, 0.02),
+            "jumprelu": Goal(4, 0.82, 0.972, 0.72, 0.9, 0.05, lr=2.3e-3, bandwidth=0.2),
         },
     ),
 }
@@ -111,10 +134,10 @@ LARGE = Course(
     steps=200_000_000 // 1024,
     batch_size=1024,
     goals={
-        "batch_topk": Goal(25, 0.757, 0.792, lr=3e-4),
-        "matryoshka": Goal(25, 0.793, 0.779, lr=3e-4),
-        "jumprelu": Goal(25, 0.753, 0.795, lr=3e-4),
-        "standard": Goal(25, 0.604, 0.765, lr=3e-4),
+        "batch_topk": Goal(25, 0.757, 0.792, 0.732, lr=3e-4),
+        "matryoshka": Goal(25, 0.793, 0.779, 0.879, lr=3e-4),
+        "jumprelu": Goal(25, 0.753, 0.795, 0.732, lr=3e-4),
+        "standard": Goal(25, 0.604, 0.765, 0.556, lr=3e-4),
     },
 )
 """SynthSAEBench-16k as its authors trained in it."""
@@ -144,8 +167,9 @@ class Run:
             steps=course.steps,
             batch_size=course.batch_size,
             lr=goal.lr,
-            dead_after_tokens=min(10_000_000, course.steps * course.batch_size // 10),
-            seed=self.seed,
+            dead_after_tokens=min(10_000_000, course.steps * course.batch_size // 100),
+            seed=_FIRST_SEED + self.seed,
+            jumprelu_bandwidth=goal.bandwidth,
             **aim,  # type: ignore[arg-type]
         )
 
