@@ -41,7 +41,8 @@ class Upkeep:
         try:
             if await self._backup_is_due(now):
                 await self.back_up()
-            if now - self._cleaned_at < CLEAN_EVERY:
+            # In either direction: the clock may have been set back since.
+            if abs(now - self._cleaned_at) < CLEAN_EVERY:
                 return
             self._cleaned_at = now
             await self.cleanup.remove_leftovers()
@@ -74,5 +75,6 @@ class Upkeep:
     async def _backup_is_due(self, now: datetime) -> bool:
         if not self._settings.backup_every_h:
             return False
-        newest = next(iter(await self.backups()), None)
+        # One from the future was made while the clock was wrong, and tells nothing of when the last one was.
+        newest = next((made for made in await self.backups() if made.created_at <= now), None)
         return newest is None or now - newest.created_at >= timedelta(hours=self._settings.backup_every_h)

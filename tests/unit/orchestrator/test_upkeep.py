@@ -10,7 +10,7 @@ import pytest
 
 from orchestrator.settings import Settings
 from orchestrator.store import Store
-from orchestrator.store.backup import check
+from orchestrator.store.backup import backup_name, check
 from orchestrator.upkeep import Upkeep
 from tests.unit.orchestrator.jobs import container_job
 
@@ -63,3 +63,22 @@ async def test_a_backup_that_fails_is_told_and_due_again(
     (tmp_path / "backups").unlink()
     await keeping.look(NOW)
     assert len(await keeping.backups()) == 1
+
+
+async def test_a_backup_of_a_time_to_come_does_not_keep_others_from_being_made(store: Store, tmp_path: Path) -> None:
+    keeping = upkeep(store, tmp_path, backup_every_h=24)
+    (tmp_path / "backups").mkdir()
+    (tmp_path / "backups" / backup_name(NOW + timedelta(days=1000))).touch()
+    await keeping.look(NOW)
+    assert len(await keeping.backups()) == 2
+
+
+async def test_what_a_restore_replaced_long_ago_goes_even_where_nothing_is_archived(
+    store: Store, tmp_path: Path
+) -> None:
+    keeping = upkeep(store, tmp_path, archive_after_days=0, backup_every_h=0)
+    (tmp_path / "backups").mkdir()
+    replaced = tmp_path / "backups" / "replaced-20200101T000000.000000Z.db"
+    replaced.touch()
+    await keeping.look(NOW)
+    assert not replaced.exists()

@@ -1,6 +1,9 @@
 """What is deleted for good: not while somebody reads it, and not by halves."""
 
+import re
+import sqlite3
 from collections.abc import AsyncIterator
+from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
 
@@ -11,6 +14,7 @@ from orchestrator.errors import StaleTransition, StateConflict
 from orchestrator.event_names import kinds
 from orchestrator.pipelines import Pipeline, Step, StepRecord, StepState
 from orchestrator.store import Ended, Store
+from orchestrator.store.statements import migrations, statements
 from orchestrator.store.webhooks import Webhook
 from tests.unit.orchestrator.jobs import container_job, training_job
 from worker_image.contract.events import CheckpointSaved, Message
@@ -217,3 +221,27 @@ async def test_an_attempt_does_not_begin_with_resources_that_were_changed_since_
         await store.begin_attempt(planned, executor="fake", gpus=("GPU-0",), cpus=1)
     assert await store.leases() == {}
     assert (await store.job(planned.id)).status is JobStatus.QUEUED
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "readers_of",
+        "pipeline_waiting_for",
+        "continuing_from",
+        "jobs_being_purged",
+        "checkpoints_being_deleted",
+        "keep_webhook_leftovers",
+        "to_archive",
+    ],
+)
+def test_what_a_removal_asks_is_read_off_indexes(name: str) -> None:
+    with closing(sqlite3.connect(":memory:")) as file:
+        for script in migrations():
+            file.executescript(script)
+        sql = statements()[name]
+        bound = dict.fromkeys(re.findall(r":(\w+)", sql), 0)
+        found = [row[3] for row in file.execute(f"EXPLAIN QUERY PLAN {sql}", bound)]
+    scanned = [step for step in found if step.startswith("SCAN") and "INDEX" not in step]
+    # A list in the values is no table, and a job has few tags.
+    assert not [step for step in scanned if "VIRTUAL TABLE" not in step and "subquery" not in step], found
