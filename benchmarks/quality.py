@@ -6,9 +6,9 @@
 
 Prints a Markdown table and exits with 1 when a figure is missed. Recipes are the product's defaults; a run says nothing
 but sizes, the number of latents wanted, how soon a latent counts as dead (these runs are far shorter than 10 million
-tokens), and two things that the goals name: TopK's rate, whose few latents per token come to stand for pairs the faster
+tokens), and what the goals name: TopK's rate, whose few latents per token come to stand for pairs the faster
 it learns, and JumpReLU's rate and the width of its threshold's gradient, whose own are meant for runs and widths a
-thousand times as large.
+thousand times as large; in world C BatchTopK's, whose own leaves it a hair below its figure.
 """
 
 import argparse
@@ -118,7 +118,7 @@ COURSES = {
         batch_size=512,
         goals={
             "topk": Goal(4, 0.75, 0.904, 0.65, 0.83, 0.05, lr=1e-3),
-            "batch_topk": Goal(4, 0.75, 0.974, 0.73, 0.87, 0.05),
+            "batch_topk": Goal(4, 0.75, 0.974, 0.78, 0.93, 0.05, lr=4e-3),
             "matryoshka": Goal(4, 0.73, 0.955, 0.87, 0.95, 0.05),
             "standard": Goal(5.6, 0.82, 0.947, 0.66, 0.95, 0.02),
             "gated": Goal(4, 0.83, 0.978, 0.83, 0.95, 0.02),
