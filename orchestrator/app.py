@@ -70,6 +70,7 @@ from orchestrator.upkeep import Upkeep
 from orchestrator.vault import Vault
 from orchestrator.views import ErrorView
 from worker_image import __version__
+from worker_image.contract.cachedir import CacheDir
 
 logger = logging.getLogger(__name__)
 
@@ -174,6 +175,7 @@ async def _running(settings: Settings, given: Executor | None, instruments: Inst
         probe=probe,
         occupancy=scheduler.occupancy,
         gpus_lost=scheduler.gpus_lost,
+        cache=CacheDir(settings.activation_cache),
     )
     keyring, vault = await KeyRing.open(store, Revocations(settings.revoked_keys)), Vault(settings)
     await asyncio.to_thread(vault.sweep, {attempt.name for attempt in await store.live_attempts()})

@@ -18,6 +18,7 @@ from orchestrator.domain import Checkpoint
 from orchestrator.packed import pack
 from orchestrator.store import Store
 from orchestrator.store.backup import leftovers
+from worker_image.contract.cachedir import CacheDir
 from worker_image.contract.rundir import RunDir
 
 logger = logging.getLogger(__name__)
@@ -50,6 +51,10 @@ class Cleaned:
     orphans: tuple[Orphan, ...] = ()
     """Run directories of no known job."""
     orphans_removed: bool = False
+    cache_entries: int = 0
+    """Entries of the activation cache that nobody uses and that were asked to go."""
+    cache_bytes: int = 0
+    """Theirs."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,12 +73,18 @@ class _Plan:
 class Cleanup:
     """One at a time."""
 
-    def __init__(self, store: Store, home: Path) -> None:
-        self._store, self._home, self._runs = store, home, home / "runs"
+    def __init__(self, store: Store, home: Path, cache: CacheDir) -> None:
+        self._store, self._home, self._runs, self._cache = store, home, home / "runs", cache
         self._cleaning = asyncio.Lock()
 
     async def run(
-        self, older_than: timedelta, *, dry_run: bool = False, remove_orphans: bool = False, within_s: float = 3600.0
+        self,
+        older_than: timedelta,
+        *,
+        dry_run: bool = False,
+        remove_orphans: bool = False,
+        empty_cache: bool = False,
+        within_s: float = 3600.0,
     ) -> Cleaned:
         """Archive the jobs that ended longer ago, as many as ``within_s`` seconds allow, and look for orphans."""
         async with self._cleaning:
@@ -87,6 +98,7 @@ class Cleanup:
                 for orphan in orphans:
                     await asyncio.to_thread(shutil.rmtree, orphan.path)
             freed = sum(orphan.size_bytes for orphan in orphans) if remove_orphans else 0
+            evicted = await asyncio.to_thread(_empty, self._cache, dry_run=dry_run) if empty_cache else []
             return Cleaned(
                 jobs=done.jobs,
                 checkpoints=done.checkpoints,
@@ -95,6 +107,8 @@ class Cleanup:
                 left=done.left,
                 orphans=tuple(orphans),
                 orphans_removed=remove_orphans and not dry_run and bool(orphans),
+                cache_entries=len(evicted),
+                cache_bytes=sum(evicted),
             )
 
     async def remove_leftovers(self) -> None:
@@ -157,6 +171,13 @@ class Cleanup:
         known = await self._store.archive.job_ids()
         unknown = [folder for job_id, folder in found.items() if job_id not in known]
         return [Orphan(folder, await asyncio.to_thread(_tree_bytes, folder)) for folder in unknown]
+
+
+def _empty(cache: CacheDir, *, dry_run: bool) -> list[int]:
+    """Let go of what nobody uses; the bytes of each entry that went, or would go."""
+    if dry_run:
+        return [entry.size_bytes for entry in cache.look() if not cache.is_used(entry)]
+    return [freed for entry in cache.look() if (freed := cache.evict(entry))]
 
 
 def _plan(

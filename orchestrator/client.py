@@ -185,13 +185,18 @@ class Client:
         return self._get_list(BackupView, "/api/system/backups")
 
     def clean_up(
-        self, *, older_than_days: float | None = None, dry_run: bool = False, orphans: bool = False
+        self,
+        *,
+        older_than_days: float | None = None,
+        dry_run: bool = False,
+        orphans: bool = False,
+        cache: bool = False,
     ) -> CleanupView:
         """Archive jobs that ended long ago; call again while ``left`` of the answer is not 0.
 
-        ``orphans`` also deletes the run directories of no known job.
+        ``orphans`` also deletes the run directories of no known job, ``cache`` what nobody uses of the cache.
         """
-        body = CleanupRequest(older_than_days=older_than_days, dry_run=dry_run, orphans=orphans)
+        body = CleanupRequest(older_than_days=older_than_days, dry_run=dry_run, orphans=orphans, cache=cache)
         return self._parse(CleanupView, self._transport.call("POST", "/api/system/cleanup", body=body))
 
     # Webhooks

@@ -14,6 +14,7 @@ from orchestrator.host import Host, HostReading
 from orchestrator.occupancy import Occupancy, Occupant
 from orchestrator.store import Store
 from orchestrator.store.census import Census
+from worker_image.contract.cachedir import CacheDir, CacheEntry
 
 logger = logging.getLogger(__name__)
 
@@ -35,6 +36,8 @@ class Sight:
     occupants: Mapping[str, tuple[Occupant, ...]]
     """GPU UUID -> processes on it."""
     census: Census
+    cached: tuple[CacheEntry, ...] = ()
+    """What the activation cache holds."""
 
 
 class Monitor:
@@ -48,11 +51,13 @@ class Monitor:
         probe: Callable[[], GpuReport],
         occupancy: Occupancy,
         gpus_lost: Callable[[frozenset[str]], None],
+        cache: CacheDir,
     ) -> None:
         """``gpus_lost`` is told which GPUs no longer answer, as long as any does not."""
         self._gpus_lost = gpus_lost
         self.history = History()
         self._store, self._host, self._probe, self._occupancy = store, host, probe, occupancy
+        self._cache = cache
         self._looking = asyncio.Lock()
         self._seen: tuple[float, Sight] | None = None
 
@@ -68,6 +73,7 @@ class Monitor:
                 gpus=gpus,
                 occupants=await self._occupancy.look(gpus.gpus, await self._store.live_attempts()),
                 census=await self._store.census(),
+                cached=tuple(await asyncio.to_thread(self._cache.look)),
             )
             self._seen = time.monotonic(), sight
             return sight

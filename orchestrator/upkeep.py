@@ -10,6 +10,7 @@ from orchestrator.errors import OrchestratorError
 from orchestrator.settings import Settings
 from orchestrator.store import Store
 from orchestrator.store.backup import Backup, back_up, backup_name, backups, prune
+from worker_image.contract.cachedir import CacheDir
 
 logger = logging.getLogger(__name__)
 
@@ -24,7 +25,7 @@ class Upkeep:
     """Backups and archiving, on request and by the clock."""
 
     def __init__(self, *, store: Store, settings: Settings) -> None:
-        self.cleanup = Cleanup(store, settings.home)
+        self.cleanup = Cleanup(store, settings.home, CacheDir(settings.activation_cache))
         self._settings = settings
         self._backing_up = asyncio.Lock()
         self._cleaned_at = datetime.min.replace(tzinfo=UTC)

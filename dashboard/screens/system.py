@@ -148,6 +148,10 @@ def meters(system: SystemStatus) -> str:
         if total:
             shown.append(markup.meter(name, used, total, f"{mebibytes(used)} / {mebibytes(total)}"))
     shown.append(markup.disk_meter(system))
+    if (held := system.activation_cache) and held.limit_bytes:
+        told = f"{size(held.size_bytes)} / {size(held.limit_bytes)}"
+        entries = f"{count(held.entries)} entries"
+        shown.append(markup.meter("Activation cache", held.size_bytes, held.limit_bytes, told, entries, alarming=False))
     if system.inodes_total:
         used = system.inodes_total - system.inodes_free
         free = f"{count(system.inodes_free)} free"

@@ -19,6 +19,7 @@ from orchestrator.inventory import Entry
 from orchestrator.monitor import JOB_COUNTS, Sight
 from orchestrator.store.census import Census
 from orchestrator.views import (
+    ActivationCacheView,
     EngineView,
     GpuProcessView,
     GpuView,
@@ -173,6 +174,11 @@ async def status(orchestrator: Orchestrator, who: Who) -> SystemStatus:
             open_files=host.own_files,
         ),
         uptime_s=_uptime_s(orchestrator),
+        activation_cache=ActivationCacheView(
+            entries=len(sight.cached),
+            size_bytes=sum(entry.size_bytes for entry in sight.cached),
+            limit_bytes=orchestrator.settings.activation_cache_mb * _MIB,
+        ),
     )
 
 

@@ -46,7 +46,11 @@ async def clean_up(
     if days is None:
         days = orchestrator.settings.archive_after_days or 30.0
     done = await orchestrator.upkeep.cleanup.run(
-        timedelta(days=days), dry_run=request.dry_run, remove_orphans=request.orphans, within_s=CLEANUP_S
+        timedelta(days=days),
+        dry_run=request.dry_run,
+        remove_orphans=request.orphans,
+        empty_cache=request.cache,
+        within_s=CLEANUP_S,
     )
     orchestrator.broker.ring()
     return _cleaned(done, request.dry_run)
@@ -66,4 +70,6 @@ def _cleaned(done: Cleaned, dry_run: bool) -> CleanupView:
         left=done.left,
         orphans=[OrphanView(path=str(item.path), size_bytes=item.size_bytes) for item in done.orphans],
         orphans_removed=done.orphans_removed,
+        cache_entries=done.cache_entries,
+        cache_bytes=done.cache_bytes,
     )

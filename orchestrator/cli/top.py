@@ -102,11 +102,16 @@ def _machine(system: SystemStatus) -> Group:
         Text(
             f"CPU {system.cpu_percent:.0f} % of {len(system.core_percent) or system.cpus:g} cores{load}  "
             f"memory {_of(system.memory_used_mb, system.memory_total_mb)}{swap}  "
-            f"disk {size(system.disk_free_mb * _MIB)} free"
+            f"disk {size(system.disk_free_mb * _MIB)} free{_cache(system)}"
         ),
         *(Text(printable(problem), "red") for problem in _problems(system)),
     ]
     return Group(*lines)
+
+
+def _cache(system: SystemStatus) -> str:
+    held = system.activation_cache
+    return f"  activation cache {size(held.size_bytes)}" if held and held.entries else ""
 
 
 def _problems(system: SystemStatus) -> Iterator[str]:

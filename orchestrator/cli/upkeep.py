@@ -147,6 +147,9 @@ def cleanup(
     orphans: Annotated[
         bool, typer.Option("--orphans", help="Delete the run directories of no known job as well.")
     ] = False,
+    cache: Annotated[
+        bool, typer.Option("--cache", help="Delete what no job uses of the activation cache as well.")
+    ] = False,
     json: Json = False,
 ) -> None:
     """Archive jobs that ended long ago: their logs packed, only their newest checkpoint and artifacts kept."""
@@ -154,7 +157,7 @@ def cleanup(
     done: CleanupView | None = None
     with Client(timeout_s=_CLEANUP_TIMEOUT_S) as client:
         while done is None or (done.left and not dry_run):
-            part = client.clean_up(older_than_days=days, dry_run=dry_run, orphans=orphans)
+            part = client.clean_up(older_than_days=days, dry_run=dry_run, orphans=orphans, cache=cache and done is None)
             if done is not None and not part.jobs:
                 raise OrchestratorError(f"{part.left} jobs are left and none is archived any more")
             done = part if done is None else _sum(done, part)
@@ -166,6 +169,8 @@ def cleanup(
         f"{done.jobs} jobs {would}archived, {done.checkpoints} checkpoints removed, {size(done.freed_bytes)} freed"
         + (f", {size(done.log_bytes)} of logs packed" if dry_run else "")
     )
+    if cache:
+        out.print(f"{done.cache_entries} entries of the activation cache {would}deleted, {size(done.cache_bytes)}")
     for orphan in done.orphans:
         said = "deleted" if done.orphans_removed else "is of no known job; --orphans deletes it"
         err.print(f"{orphan.path} ({size(orphan.size_bytes)}) {said}", soft_wrap=True)
@@ -181,6 +186,8 @@ def _sum(first: CleanupView, second: CleanupView) -> CleanupView:
         left=second.left,
         orphans=first.orphans + [item for item in second.orphans if item not in first.orphans],
         orphans_removed=first.orphans_removed or second.orphans_removed,
+        cache_entries=first.cache_entries + second.cache_entries,
+        cache_bytes=first.cache_bytes + second.cache_bytes,
     )
 
 

@@ -55,12 +55,21 @@ from orchestrator.views.sweeps import (
     SweepSubmission,
     SweepView,
 )
-from orchestrator.views.system import EngineView, HistoryView, OrchestratorView, QueueView, SystemStatus, TraceView
+from orchestrator.views.system import (
+    ActivationCacheView,
+    EngineView,
+    HistoryView,
+    OrchestratorView,
+    QueueView,
+    SystemStatus,
+    TraceView,
+)
 from orchestrator.views.trainings import TrainingDetail
 from orchestrator.views.upkeep import BackupView, CleanupRequest, CleanupView, OrphanView
 from orchestrator.views.webhooks import NewWebhookView, WebhookRequest, WebhookTryView, WebhookView
 
 __all__ = [
+    "ActivationCacheView",
     "ArtifactView",
     "AttemptView",
     "BackupView",

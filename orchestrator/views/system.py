@@ -45,6 +45,16 @@ class OrchestratorView(View):
     open_files: int
 
 
+class ActivationCacheView(View):
+    """What jobs keep of activations for each other."""
+
+    entries: int
+    """One a hookpoint, and another for what is held out."""
+    size_bytes: int
+    limit_bytes: int
+    """What was used longest ago goes beyond it; 0 where nothing is kept."""
+
+
 class TraceView(View):
     """One figure over time; a moment at which it was not to be had is left out."""
 
@@ -99,3 +109,4 @@ class SystemStatus(View):
     engine_health: EngineView | None = None
     queue: QueueView = QueueView()
     orchestrator: OrchestratorView | None = None
+    activation_cache: ActivationCacheView | None = None

@@ -27,6 +27,8 @@ class CleanupRequest(BaseModel):
     """Only say what would be done."""
     orphans: bool = False
     """Delete the run directories of no known job as well."""
+    cache: bool = False
+    """Delete what no job uses of the activation cache as well; it is harvested again when it is next asked for."""
 
 
 class OrphanView(View):
@@ -53,3 +55,7 @@ class CleanupView(View):
     orphans: list[OrphanView]
     """Run directories of no known job."""
     orphans_removed: bool
+    cache_entries: int = 0
+    """Entries of the activation cache that no job uses and that were asked to go."""
+    cache_bytes: int = 0
+    """Theirs; not part of ``freed_bytes``."""

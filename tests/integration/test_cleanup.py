@@ -1,5 +1,7 @@
 """Ended jobs are archived: less is kept of them, and nothing that anybody still needs goes."""
 
+import fcntl
+import os
 from contextlib import suppress
 from pathlib import Path
 from uuid import UUID, uuid4
@@ -9,9 +11,11 @@ import pytest
 from orchestrator import cleanup
 from orchestrator.client import Client
 from orchestrator.domain import JobStatus
-from orchestrator.errors import StateConflict
+from orchestrator.errors import OrchestratorError, StateConflict
+from orchestrator.views import ActivationCacheView
 from tests.integration.conftest import Orchestrator
 from tests.waiting import until
+from worker_image.contract.cachedir import CacheDir
 from worker_image.contract.events import CheckpointSaved, Failure, Finished
 from worker_image.contract.rundir import RunDir
 
@@ -205,3 +209,50 @@ def test_a_job_whose_files_cannot_be_changed_keeps_no_other_from_being_archived(
     monkeypatch.undo()
     assert client.clean_up(older_than_days=0).checkpoints == 2
     assert [path.name for path in run_dir(orchestrator, stuck).checkpoints.iterdir()] == ["step_30"]
+
+
+@pytest.fixture
+def cache(orchestrator: Orchestrator) -> CacheDir:
+    """The activation cache, with an entry that a job uses and one that none does."""
+    found = CacheDir(orchestrator.settings.activation_cache)
+    for name, size in (("used", 1000), ("unused", 500)):
+        (found.entries / name).mkdir(parents=True)
+        (found.entries / name / "shard-000000.safetensors").write_bytes(bytes(size))
+    found.locks.mkdir()
+    return found
+
+
+def test_what_no_job_uses_of_the_activation_cache_goes_when_asked_and_is_told_before(
+    client: Client, cache: CacheDir
+) -> None:
+    reader = cache.lock("used", "use", fcntl.LOCK_SH)
+    assert client.clean_up().cache_entries == 0
+    told = client.clean_up(cache=True, dry_run=True)
+    assert (told.cache_entries, told.cache_bytes, cache.size_bytes) == (1, 500, 1500)
+    done = client.clean_up(cache=True)
+    assert (done.cache_entries, done.cache_bytes) == (1, 500)
+    assert [entry.name for entry in cache.look()] == ["used"]
+    os.close(reader)
+    assert client.clean_up(cache=True).cache_bytes == 1000
+    assert cache.look() == []
+
+
+def test_the_activation_caches_size_and_limit_are_told(
+    orchestrator: Orchestrator, client: Client, cache: CacheDir
+) -> None:
+    def told() -> ActivationCacheView | None:
+        return client.system_status().activation_cache
+
+    limit = orchestrator.settings.activation_cache_mb << 20
+    wanted = ActivationCacheView(entries=2, size_bytes=1500, limit_bytes=limit)
+    until(lambda: told() == wanted, "what was seen before is shown no longer")
+
+
+def test_only_an_administrator_may_empty_the_activation_cache(
+    orchestrator: Orchestrator, client: Client, cache: CacheDir
+) -> None:
+    made = client.create_key("writer", role="write")
+    with Client(orchestrator.url, made.key, retries=0) as writer, pytest.raises(OrchestratorError) as caught:
+        writer.clean_up(cache=True)
+    assert caught.value.code == "forbidden"
+    assert len(cache.look()) == 2

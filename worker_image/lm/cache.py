@@ -8,14 +8,12 @@ wants fewer tokens reads the beginning of what a longer one wrote, and one that 
 
     entries/<key>/entry.json               the recipe, width, type and rows a shard
     entries/<key>/shard-000000.safetensors activations (N, D), sums over them, where the dataset goes on
-    entries/<key>/used                     its time is when the entry was last opened
-    locks/<key>.use, locks/<key>.write     shared by who uses the entry; held by the one who writes
-    locks/cache.room                       held by who makes room for a shard, until it is written
+    entries/<key>/used, locks/             see ``CacheDir``
     digests/                               of files, see ``DigestBook``
 
 A shard appears under its name only when it is whole and synced, so a writer that is killed leaves whole shards. The
 last one may hold fewer rows than the others; it is replaced by a fuller one of the same beginning, and who has mapped
-the old one keeps it. Locks lie outside the entries, because a lock on a deleted file holds nobody off.
+the old one keeps it.
 
 Shapes: N rows, B rows asked for, D = width.
 """
@@ -37,6 +35,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
+from worker_image.contract.cachedir import CacheDir
 from worker_image.errors import UserError
 from worker_image.lm.digest import DigestBook, digest_of
 from worker_image.lm.shuffle import Rows
@@ -110,24 +109,23 @@ class ActivationCache:
         self.digests = DigestBook(folder / "digests")
         self.shard_rows = shard_rows
         self._max_bytes = max_bytes
-        self._entries = folder / "entries"
-        self._locks = folder / "locks"
+        self._directory = CacheDir(folder)
 
     def open(self, recipe: Recipe) -> "Entry":
         """The entry of this recipe, empty if there is none yet. It is not evicted until it is closed."""
-        for shared in (self.folder, self._locks, self._entries):
+        for shared in (self.folder, self._directory.locks, self._directory.entries):
             share_folder(shared)
-        folder = self._entries / recipe.key
-        return Entry(self, folder, recipe, self._lock(recipe.key, "use", fcntl.LOCK_SH))
+        folder = self._directory.entries / recipe.key
+        return Entry(self, folder, recipe, self._directory.lock(recipe.key, "use", fcntl.LOCK_SH))
 
     @property
     def size_bytes(self) -> int:
         """Of all entries together."""
-        return sum(_size(folder) for folder in self._folders())
+        return self._directory.size_bytes
 
     def fits(self, n_bytes: int) -> bool:
         """Whether so much more finds room, if need be by evicting whatever nobody uses."""
-        spare = sum(_size(folder) for folder in self._folders() if self._evictable(folder))
+        spare = sum(entry.size_bytes for entry in self._directory.look() if not self._directory.is_used(entry))
         # What is there already is of use however full the disk has become.
         return n_bytes == 0 or n_bytes <= self._left() + spare
 
@@ -139,7 +137,7 @@ class ActivationCache:
         Raises:
             CacheFull: there is not enough that nobody uses.
         """
-        lock = self._lock("cache", "room", fcntl.LOCK_EX)
+        lock = self._directory.lock("cache", "room", fcntl.LOCK_EX)
         try:
             self._make_room(n_bytes)
             yield
@@ -147,10 +145,10 @@ class ActivationCache:
             os.close(lock)
 
     def _make_room(self, n_bytes: int) -> None:
-        for folder in sorted(self._folders(), key=_last_used):
+        for entry in self._directory.look():
             if n_bytes <= self._left():
                 return
-            self._evict(folder)
+            self._directory.evict(entry)
         if n_bytes > self._left():
             bound = f"its limit is {self._max_bytes // MIB} MiB" if self._max_bytes is not None else "the disk is full"
             raise CacheFull(
@@ -165,50 +163,13 @@ class ActivationCache:
         Raises:
             BlockingIOError: another has it.
         """
-        return self._lock(key, "write", fcntl.LOCK_EX | fcntl.LOCK_NB)
-
-    def _lock(self, key: str, kind: str, how: int) -> int:
-        descriptor = os.open(self._locks / f"{key}.{kind}", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)
-        with suppress(PermissionError):  # another user's, who opened it to all
-            os.fchmod(descriptor, 0o666)
-        try:
-            fcntl.flock(descriptor, how)
-        except BaseException:
-            os.close(descriptor)
-            raise
-        return descriptor
-
-    def _folders(self) -> list[Path]:
-        return [path for path in self._entries.glob("*") if path.is_dir()]
+        return self._directory.lock(key, "write", fcntl.LOCK_EX | fcntl.LOCK_NB)
 
     def _left(self) -> int:
         """Bytes that may be written before something has to go."""
-        share_folder(self._entries)
-        disk = shutil.disk_usage(self._entries).free - _KEPT_FREE_BYTES
+        share_folder(self._directory.entries)
+        disk = shutil.disk_usage(self._directory.entries).free - _KEPT_FREE_BYTES
         return disk if self._max_bytes is None else min(disk, self._max_bytes - self.size_bytes)
-
-    def _evictable(self, folder: Path) -> bool:
-        with suppress(BlockingIOError):
-            os.close(self._lock(_key_of(folder), "use", fcntl.LOCK_EX | fcntl.LOCK_NB))
-            return True
-        return False
-
-    def _evict(self, folder: Path) -> None:
-        """Delete an entry, unless somebody uses it."""
-        try:
-            descriptor = self._lock(_key_of(folder), "use", fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            return
-        try:
-            # Renamed first: a deletion cut short must not leave an entry with a hole.
-            retired = folder.with_name(f"{_key_of(folder)}.evicted")
-            if folder != retired:
-                shutil.rmtree(retired, ignore_errors=True)
-                with suppress(FileNotFoundError):  # another was faster
-                    folder.rename(retired)
-            shutil.rmtree(retired, ignore_errors=True)
-        finally:
-            os.close(descriptor)
 
 
 class Entry:
@@ -448,18 +409,6 @@ def _opened(shard: Path) -> Iterator[safe_open]:
         raise UserError(
             "cache", f"{shard} is damaged: {error}", f"delete {shard.parent}; what it held is harvested again"
         ) from error
-
-
-def _key_of(folder: Path) -> str:
-    return folder.name.removesuffix(".evicted")
-
-
-def _last_used(folder: Path) -> float:
-    """An entry never opened again counts as used when it was written."""
-    for path in (folder / "used", folder):
-        with suppress(FileNotFoundError):
-            return path.stat().st_mtime
-    return 0.0
 
 
 def _size(folder: Path) -> int:

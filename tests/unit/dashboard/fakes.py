@@ -13,6 +13,7 @@ from orchestrator.client import Unreachable
 from orchestrator.domain import JobStatus, Resources
 from orchestrator.errors import NotFound, OrchestratorError
 from orchestrator.views import (
+    ActivationCacheView,
     ArtifactView,
     CheckpointView,
     DifferenceView,
@@ -112,6 +113,7 @@ class FakeClient:
             version="0.1.0", executor="process", engine="process", engine_error=None, gpus=self.gpus, gpu_error=None,
             cpus=2, cpu_percent=40, memory_total_mb=24_000, memory_used_mb=6000, swap_total_mb=0, swap_used_mb=0,
             disk_total_mb=64_000, disk_free_mb=30_000, home="/home", jobs=counts, uptime_s=3700,
+            activation_cache=ActivationCacheView(entries=3, size_bytes=4 * 10**9, limit_bytes=10**11),
         )  # fmt: skip
 
     def system_history(self, **_: Any) -> HistoryView:

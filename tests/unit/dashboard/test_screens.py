@@ -415,6 +415,13 @@ def test_the_system_page_tells_how_gpus_are_and_who_is_on_them(open_page: OpenPa
         assert words in html, words
 
 
+def test_the_system_page_tells_the_size_of_the_activation_cache(open_page: OpenPage) -> None:
+    html = html_of(open_page("system"))
+    assert "Activation cache" in html
+    assert "3 entries" in html
+    assert "4.0 GB / 100 GB" in html
+
+
 def test_the_system_page_draws_the_last_hour(open_page: OpenPage, fake: FakeClient) -> None:
     end = NOW.timestamp()
     fake.traces = {"cpu_percent": TraceView(times=[end - 20, end - 10], values=[10, 90])}

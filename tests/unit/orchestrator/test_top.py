@@ -31,6 +31,7 @@ def system(**changes: Any) -> dict[str, Any]:
         "gpu_error": None, "cpus": 4, "cpu_percent": 25.0, "core_percent": [25.0] * 4, "load_average": [1.0, 0.5, 0.2],
         "memory_total_mb": 8000, "memory_used_mb": 2000, "swap_total_mb": 0, "swap_used_mb": 0, "disk_total_mb": 9000,
         "disk_free_mb": 5000, "home": "/home", "jobs": {"running": 1, "queued": 2}, "uptime_s": 3700,
+        "activation_cache": {"entries": 2, "size_bytes": 1_290_000_000, "limit_bytes": 10**11},
         "queue": {"by_reason": {"gpu_busy": 2}, "oldest_age_s": 65},
     } | changes  # fmt: skip
 
@@ -63,7 +64,8 @@ def test_machine_gpus_jobs_and_queue_are_shown_with_their_figures() -> None:
     text = shown(system(), [running()], [waiting(1), waiting(2)])
     for words in (
         "Docker 20.10", "CPU 25 % of 4 cores", "load 1.0 0.5 0.2", "61 °C", "310/700 W", "50 %",
-        "leased, 1 foreign, throttled: power limit", "11 python 900 MiB (layer three)", "12 games (foreign)",
+        "leased, 1 foreign, throttled: power limit", "activation cache 1.29 GB",
+        "11 python 900 MiB (layer three)", "12 games (foreign)",
         "layer three", "training", "25 %", "8 steps/s", "1m 34s",
         "2 waiting, the oldest for 1m 05s", "2 gpu_busy", "gpu_busy: needs 1 GPU(s)", "1m 30s",
     ):  # fmt: skip
