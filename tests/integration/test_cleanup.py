@@ -12,6 +12,7 @@ from orchestrator import cleanup
 from orchestrator.client import Client
 from orchestrator.domain import JobStatus
 from orchestrator.errors import OrchestratorError, StateConflict
+from orchestrator.executors.fake import FakeEngine
 from orchestrator.views import ActivationCacheView
 from tests.integration.conftest import Orchestrator
 from tests.waiting import until
@@ -256,3 +257,27 @@ def test_only_an_administrator_may_empty_the_activation_cache(
         writer.clean_up(cache=True)
     assert caught.value.code == "forbidden"
     assert len(cache.look()) == 2
+
+
+def test_a_job_whose_purge_was_begun_is_good_for_nothing_else_and_gone_after_a_restart(
+    home: Path, engine: FakeEngine
+) -> None:
+    orchestrator = Orchestrator.start(home, engine, cpus=4)
+    try:
+        job_id = trained(orchestrator, outcome="failed")
+        orchestrator.does(orchestrator.state.store.removals.begin_purge(UUID(job_id)))
+        client = orchestrator.client
+        assert client.job(job_id).available_actions == ["purge"]
+        for ask in (client.restart, client.clone):
+            with pytest.raises(StateConflict, match="being purged"):
+                ask(job_id)
+        with pytest.raises(StateConflict, match="being purged"):
+            client.delete_checkpoint(job_id, "step_10")
+    finally:
+        orchestrator.stop()
+    again = Orchestrator.start(home, engine, cpus=4)
+    try:
+        until(lambda: again.client.jobs(archived="any").total == 0, "it is gone")
+        assert not (again.settings.runs / job_id).exists()
+    finally:
+        again.stop()
