@@ -256,7 +256,10 @@ class Training:
         measure = self._is_reported(self.step + 1)
         try:
             assert self._scaling is not None
-            batch_BW = self._scaling.apply(batch_BW.to(self.inputs.device, torch.float32))
+            # From pinned memory it is copied beside what the GPU computes, as stored; the allocator of pinned memory
+            # keeps the batch until it has been copied.
+            batch_BW = batch_BW.to(self.inputs.device, non_blocking=True)
+            batch_BW = self._scaling.apply(batch_BW.to(torch.float32))
             before = [Standing.of(learner) for learner in self.learners]
             outcomes = self._abreast.map(lambda it: it.train_step(batch_BW, measure=measure), self.learners)
         except OptimizerOutOfMemory as error:

@@ -5,10 +5,12 @@ import os
 import shutil
 import signal
 import sys
+import time
 from collections.abc import Callable
 from functools import partial
 from itertools import count
 from pathlib import Path
+from types import SimpleNamespace
 from typing import get_args
 from uuid import UUID, uuid4
 
@@ -48,7 +50,7 @@ class Attempt(Run):
 
 
 def in_own_process(work: Callable[[], None]) -> int:
-    """Its exit code, or minus the signal that ended it."""
+    """The id of the process that does it."""
     child = os.fork()
     if child == 0:
         try:
@@ -56,7 +58,12 @@ def in_own_process(work: Callable[[], None]) -> int:
             os._exit(0)
         finally:
             os._exit(1)
-    return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+    return child
+
+
+def ended(process: int) -> int:
+    """Its exit code, or minus the signal that ended it, once it has."""
+    return os.waitstatus_to_exitcode(os.waitpid(process, 0)[1])
 
 
 def die() -> None:
@@ -79,6 +86,17 @@ class Bench:
         audit: Callable[[str, tuple[object, ...]], None] | None = None,
     ) -> tuple[RunDir, int]:
         """Run it; where it left what, and how it ended."""
+        run_dir, process = self.begin(look, resume_from, changes, audit)
+        return run_dir, ended(process)
+
+    def begin(
+        self,
+        look: Callable[[int], None] = lambda step: None,
+        resume_from: Path | None = None,
+        changes: tuple[AppliedChange, ...] = (),
+        audit: Callable[[str, tuple[object, ...]], None] | None = None,
+    ) -> tuple[RunDir, int]:
+        """Have it run; where it leaves what, and its process."""
         number = next(self._attempts)
         run_dir = RunDir.of(self._home, self._job_id, number)
         spec = RunSpec(
@@ -265,6 +283,39 @@ def test_killed_while_the_cache_is_filled_it_harvests_and_trains_to_the_same_bit
     assert code == 0
     assert_same_result(whole, again)
     assert measured(again) == measured(whole)
+
+
+@pytest.mark.parametrize("shard", [0, 1, 3], ids=["held out", "first", "later"])
+def test_a_job_that_waits_for_one_that_is_killed_while_it_fills_the_cache_ends_in_the_same_bits(
+    bench: Callable[..., Bench], small_shards: None, monkeypatch: pytest.MonkeyPatch, shard: int
+) -> None:
+    options = {"keeps": True, "cache": "on", "k": 2, "harvest_batch_size": 4}
+    whole, code = bench(**options).attempt()
+    assert code == 0
+    one, passed = bench(**options), count()
+    (writes, tells_that_it_writes), (waits, tells_that_it_waits) = os.pipe(), os.pipe()
+
+    def dies_once_waited_for(name: str, arguments: tuple[object, ...]) -> None:
+        if name == "os.rename" and "shard-" in str(arguments[0]) and next(passed) == shard:
+            os.write(tells_that_it_writes, b"x")
+            os.read(waits, 1)
+            die()
+
+    def wait(seconds: float) -> None:
+        os.write(tells_that_it_waits, b"x")
+        time.sleep(seconds)
+
+    _, killed = one.begin(audit=dies_once_waited_for)
+    os.read(writes, 1)
+    monkeypatch.setattr("worker_image.lm.fill.time", SimpleNamespace(sleep=wait))
+    heir, waiting = one.begin()
+    assert ended(waiting) == 0
+    os.write(tells_that_it_waits, b"x")
+    assert ended(killed) == -signal.SIGKILL
+    for descriptor in (writes, tells_that_it_writes, waits, tells_that_it_waits):
+        os.close(descriptor)
+    assert_same_result(whole, heir)
+    assert measured(heir) == measured(whole)
 
 
 @pytest.mark.parametrize("is_lost", [False, True], ids=["kept", "lost"])
