@@ -40,6 +40,7 @@ from orchestrator.api.auth import Gate, api_key, authorise, needs
 from orchestrator.api.body_limit import BodyLimit
 from orchestrator.api.guard import Guard
 from orchestrator.api.observed import REQUEST_ID, Observed
+from orchestrator.api.query import known_query
 from orchestrator.api.state import State
 from orchestrator.api.tokens import Tokens
 from orchestrator.broker import Broker
@@ -99,7 +100,7 @@ def create_app(settings: Settings, *, executor: Executor | None = None, home_is_
         version=__version__,
         summary="Queue, run and watch sparse-autoencoder training jobs in containers.",
         lifespan=lifespan,
-        dependencies=[Depends(authorise)],
+        dependencies=[Depends(authorise), Depends(known_query)],
         # One shape for all of them; what each means is in its code.
         responses={
             "4XX": {"model": ErrorView, "description": "The request cannot be done as it is."},

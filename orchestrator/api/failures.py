@@ -19,6 +19,8 @@ logger = logging.getLogger(__name__)
 
 _CODES = {401: "unauthenticated", 403: "forbidden", 404: "not_found", 405: "method_not_allowed", 413: "too_large"}
 
+_NEXT = {404: "GET /docs lists what there is", 405: "the header Allow names the methods; GET /docs lists what there is"}
+
 
 def error_response(error: OrchestratorError) -> JSONResponse:
     headers: dict[str, str] = {}
@@ -58,7 +60,7 @@ def install(app: FastAPI) -> None:
         view = ErrorView(
             code=_CODES.get(error.status_code, "http_error"),
             message=str(error.detail),
-            details=ErrorDetails(suggestion="GET /docs lists what there is" if error.status_code == 404 else None),
+            details=ErrorDetails(suggestion=_NEXT.get(error.status_code)),
             timestamp=datetime.now(UTC),
         )
         return _answer(error.status_code, view, dict(error.headers or {}))
@@ -69,14 +71,16 @@ def install(app: FastAPI) -> None:
         return error_response(OrchestratorError("something went wrong inside; the orchestrator's log has the details"))
 
 
-def _suggestion(kind: str) -> str | None:
+def _suggestion(kind: str) -> str:
     if kind.startswith("uuid"):
         return "a job id is a UUID such as 7f9c24e8-3b12-4fef-91e0-5a3c8d5b2f10"
     if kind == "extra_forbidden":
         return "remove it; GET /docs lists what the body takes"
     if kind == "json_invalid":
         return "send valid JSON"
-    return None
+    if kind == "missing":
+        return "give it; GET /docs lists what is needed"
+    return "GET /docs tells what it may be"
 
 
 def _answer(status: int, view: ErrorView, headers: dict[str, str] | None = None) -> JSONResponse:

@@ -492,3 +492,30 @@ def test_every_job_is_listed_once_page_after_page_and_sorted_as_asked(
         orchestrator.client.jobs(sort="colour")
     with pytest.raises(InvalidInput, match="cursor"):
         orchestrator.client.jobs(cursor="none")
+
+
+def test_a_query_parameter_that_a_route_does_not_take_is_refused_with_the_one_that_was_meant(
+    orchestrator: Orchestrator,
+) -> None:
+    answer = get(orchestrator, "/api/jobs?statuss=running")
+    details = answer.json()["details"]
+    assert (answer.status_code, details["field"]) == (400, "statuss")
+    assert details["suggestion"] == "did you mean status?"
+
+
+def test_a_route_without_query_parameters_says_that_it_takes_none(orchestrator: Orchestrator) -> None:
+    job_id = orchestrator.submit()
+    answer = get(orchestrator, f"/api/jobs/{job_id}?verbose=true")
+    assert (answer.status_code, answer.json()["details"]["suggestion"]) == (400, "it takes none; leave it out")
+
+
+@pytest.mark.parametrize("path", ["/api/jobs?limit=0", "/api/jobs?status=asleep", "/api/jobs/seven", "/api/nowhere"])
+def test_what_is_refused_says_what_to_do(orchestrator: Orchestrator, path: str) -> None:
+    assert get(orchestrator, path).json()["details"]["suggestion"]
+
+
+def test_a_method_that_a_path_does_not_know_is_refused_with_those_it_does(orchestrator: Orchestrator) -> None:
+    answer = requests.put(f"{orchestrator.url}/api/jobs", headers={"X-API-Key": orchestrator.key}, timeout=10)
+    assert (answer.status_code, answer.json()["code"]) == (405, "method_not_allowed")
+    assert answer.headers["Allow"]
+    assert "Allow" in answer.json()["details"]["suggestion"]
