@@ -107,6 +107,7 @@ def proxy(tmp_path_factory: pytest.TempPathFactory, dashboard: int) -> Iterator[
     }
     filled = Template((ROOT / "compose" / "nginx.conf").read_text()).safe_substitute(
         PROXY_NAME=NAME,
+        PROXY_URL=f"https://{NAME}:{https}",
         PROXY_HTTP=f"127.0.0.1:{http}",
         PROXY_HTTPS=f"127.0.0.1:{https}",
         PROXY_TLS=str(folder),
@@ -186,10 +187,20 @@ def test_the_dashboard_asks_who_comes_and_the_api_for_its_own_key(proxy: Proxy) 
 
 
 def test_without_tls_one_is_sent_to_where_it_is(proxy: Proxy) -> None:
-    answer = requests.get(f"{proxy.plain_url}/api/jobs", allow_redirects=False, timeout=10)
-    assert answer.status_code == 308
-    assert answer.headers["Location"].startswith(f"https://{NAME}")
-    assert "max-age" in proxy.get("/health").headers["Strict-Transport-Security"]
+    for url in (proxy.plain_url, proxy.url.replace("https", "http")):
+        headers = {"Host": "elsewhere.example"}
+        answer = requests.get(f"{url}/api/jobs?limit=1", headers=headers, allow_redirects=False, timeout=10)
+        assert (answer.status_code, answer.headers["Location"]) == (308, f"{proxy.url}/api/jobs?limit=1")
+
+
+def test_who_came_through_tls_once_is_to_do_so_always(proxy: Proxy) -> None:
+    for path in ("/health", "/"):
+        assert "max-age" in proxy.get(path).headers["Strict-Transport-Security"]
+
+
+def test_no_other_page_can_put_the_dashboard_into_a_frame(proxy: Proxy) -> None:
+    headers = proxy.get("/", Authorization="Basic bWU6bXkgcGFzc3dvcmQ=").headers
+    assert (headers["X-Frame-Options"], headers["X-Content-Type-Options"]) == ("SAMEORIGIN", "nosniff")
 
 
 def test_nobody_can_claim_another_address(proxy: Proxy) -> None:
