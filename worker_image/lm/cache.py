@@ -20,6 +20,7 @@ Shapes: N rows, B rows asked for, D = width.
 
 import fcntl
 import json
+import logging
 import os
 import shutil
 from collections import OrderedDict
@@ -43,6 +44,8 @@ from worker_image.lm.statistics import Statistics
 from worker_image.lm.tokens import START, Position
 from worker_image.memory import MIB
 from worker_image.sae.files import share_folder, sync_directory, sync_file
+
+logger = logging.getLogger(__name__)
 
 FORMAT = 1
 _SHARD_BYTES = 256 * MIB
@@ -264,9 +267,11 @@ class Entry:
                 yield writer
             except BaseException:
                 # Told to pause, most likely: what is there already need not be harvested again.
-                with suppress(OSError, UserError):
+                try:
                     writer.flush()
                     writer.settle()
+                except (OSError, UserError) as error:
+                    logger.warning("what was harvested last is not kept: %s", error)
                 raise
             else:
                 writer.flush()

@@ -175,6 +175,21 @@ def test_a_job_that_insists_on_the_cache_fails_when_others_fill_it(job: Job) -> 
         job(cache="on")
 
 
+def test_a_job_that_has_learned_from_a_cache_that_is_lost_and_filled_by_others_is_told_what_to_do(
+    job: Job, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each run has a cache of its own here."""
+    paused = job("paused", once_at(5, pause()), cache="auto")
+
+    def full(self: ActivationCache, n_bytes: int) -> None:
+        raise CacheFull("cache", "the activation cache has no room", "raise SAEFORGE_ACTIVATION_CACHE_MB")
+
+    monkeypatch.setattr(ActivationCache, "_make_room", full)
+    with pytest.raises(CacheFull) as caught:
+        job("resumed", resume_from=checkpoints_in(paused.checkpoints)[-1], cache="auto")
+    assert (caught.value.field, caught.value.suggestion) == ("cache", "raise SAEFORGE_ACTIVATION_CACHE_MB")
+
+
 def test_memory_that_is_needed_in_the_caches_stead_is_looked_at_first(
     job: Job, monkeypatch: pytest.MonkeyPatch
 ) -> None:

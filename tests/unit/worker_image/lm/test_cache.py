@@ -231,6 +231,24 @@ def test_nothing_follows_rows_that_found_no_room(full: ActivationCache) -> None:
     assert torch.equal(entry.gather(np.arange(8)), rows(0, 8))
 
 
+def test_rows_that_an_interrupted_writer_cannot_keep_are_told_and_hide_no_interruption(
+    full: ActivationCache, caplog: pytest.LogCaptureFixture
+) -> None:
+    for name in ("old", "new"):
+        full.open(replace(RECIPE, dataset=name))
+    entry = full.open(replace(RECIPE, dataset="next"))
+
+    def interrupted() -> None:
+        with entry.writing() as writer:
+            writer.append(rows(0, 4), waypoint(4), ended=False)
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        interrupted()
+    assert "what was harvested last is not kept: the activation cache has no room" in caplog.text
+    assert entry.rows == 0
+
+
 def test_a_cache_kept_below_what_one_shard_takes_refuses_it(tmp_path: Path) -> None:
     with pytest.raises(CacheFull):
         write(ActivationCache(tmp_path, 50, shard_rows=SHARD).open(RECIPE), 8)
