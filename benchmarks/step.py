@@ -13,6 +13,7 @@ Shapes: B tokens, D = d_in, F = d_sae, R rows of a chunk.
 import argparse
 import importlib.util
 import itertools
+import os
 from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
@@ -126,6 +127,7 @@ def main() -> None:
         "floor, bf16": partial(floor_step, shape, torch.bfloat16),
     }
     if peers_are_here():
+        os.environ["SPARSIFY_DISABLE_TRITON"] = "1"  # its kernels need a GPU, even where it has tensors on the CPU
         from benchmarks.peer_steps import dictionary_learning_step, sae_lens_step, sparsify_step
 
         makers |= {

@@ -27,6 +27,7 @@ from worker_image.sae.dead import auxk_loss
 from worker_image.sae.families import build_sae
 from worker_image.sae.metrics import squared_error
 from worker_image.sae.model import FamilyLoss, Output, Sae
+from worker_image.sae.whole_batch import WholeBatch
 
 D, F, K = 6, 24, 2
 
@@ -180,7 +181,7 @@ def taken(case: Case, theirs: Mapping[str, Tensor]) -> Step:
     x_BD = theirs["x"]
     y_BE = theirs.get("y", x_BD)
     out = sae(x_BD)
-    return Step(sae, x_BD, y_BE, theirs["dead"], out, sae.losses(x_BD, y_BE, out, theirs["dead"]))
+    return Step(sae, x_BD, y_BE, theirs["dead"], out, sae.losses(x_BD, y_BE, out, theirs["dead"], WholeBatch(y_BE)))
 
 
 def gradient(loss: Tensor, sae: Sae, name: str) -> Tensor:

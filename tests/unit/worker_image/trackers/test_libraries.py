@@ -87,7 +87,7 @@ def wandb_records(folder: Path) -> Iterator[Any]:
 
 
 def test_wandb_writes_offline_what_was_measured_and_goes_on_with_its_run(tmp_path: Path) -> None:
-    pytest.importorskip("wandb")
+    wandb = pytest.importorskip("wandb")
     from worker_image.trackers.wandb import WandbTracker
 
     # A directory each, as attempts have.
@@ -99,6 +99,7 @@ def test_wandb_writes_offline_what_was_measured_and_goes_on_with_its_run(tmp_pat
     second.log(20, {"loss": 0.25})
     second.finish("completed", {"fvu": 0.125})
 
+    wandb.teardown()  # as at the exit of a process: the service writes after finish() has returned
     records = [*wandb_records(earlier), *wandb_records(later)]
     runs = [record.run for record in records if record.HasField("run")]
     assert {run.run_id for run in runs} == {first.run_id}
