@@ -17,7 +17,8 @@ _SMALLEST = 1e-6
 """Keeps ratios of norms finite."""
 
 _RESAMPLED_ENCODER_NORM = 0.2
-"""Length of a resampled latent's encoder row, as a share of the living ones' mean length."""
+"""Length of a resampled latent's encoder row, as a share of the living ones' mean length, beyond what brings it to the
+bar that its family sets."""
 
 
 def auxk_loss(
@@ -85,9 +86,9 @@ def resample(
     2023).
 
     Tokens are drawn with probability in proportion to their squared error. The latent decodes to the token's residual
-    direction and looks for its input's; its bias, what its family gives it besides, and its optimiser moments
-    (``moments``: parameter name -> name -> (F, ...)) start afresh. ``residual_BE`` is that of the whole batch. The draw
-    depends on ``seed`` alone.
+    direction and looks for its input's, strongly enough to be active at that token; its bias, what its family gives it
+    besides, and its optimiser moments (``moments``: parameter name -> name -> (F, ...)) start afresh. ``residual_BE``
+    is that of the whole batch. The draw depends on ``seed`` alone.
     """
     error_B = residual_BE.square().sum(1).double().cpu()
     if not error_B.isfinite().all() or error_B.sum() == 0:
@@ -99,11 +100,15 @@ def resample(
     alive_F[dead_S] = False
     lengths_F = W_enc_FD.norm(dim=1)
     length = lengths_F[alive_F].mean() if alive_F.any() else lengths_F.mean()
-    W_dec_FE[dead_S] = functional.normalize(residual_BE[drawn_S], dim=1) * sae.initial_norm
-    if not sae.config.tied_weights:
-        mean_D = x_BD.mean(0) if sae.config.is_transcoder else sae.b_dec_E
-        sought_SD = functional.normalize(x_BD[drawn_S] - mean_D, dim=1)
-        W_enc_FD[dead_S] = sought_SD * length * _RESAMPLED_ENCODER_NORM
+    sought_SD = x_BD[drawn_S] - (x_BD.mean(0) if sae.config.is_transcoder else sae.b_dec_E)
+    distance_S1 = sought_SD.norm(dim=1, keepdim=True).clamp_min(_SMALLEST)
+    if sae.config.tied_weights:
+        # What it looks for is what it decodes to, and the residual may point away from the token.
+        W_dec_FE[dead_S] = sought_SD / distance_S1 * sae.initial_norm
+    else:
+        length_S1 = length * _RESAMPLED_ENCODER_NORM + sae.bar(x_BD, drawn_S).unsqueeze(1) / distance_S1
+        W_dec_FE[dead_S] = functional.normalize(residual_BE[drawn_S], dim=1) * sae.initial_norm
+        W_enc_FD[dead_S] = sought_SD / distance_S1 * length_S1
     sae.restart(dead_S, x_BD)
     for name, parameter in sae.named_parameters():
         if len(parameter) != sae.config.d_sae or name.endswith(("_D", "_E", "_ED")):

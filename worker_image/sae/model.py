@@ -184,6 +184,12 @@ class Sae(nn.Module, ABC):
             self.b_enc_F[latents_S] = 0
 
     @torch.no_grad()
+    def bar(self, x_BD: Tensor, tokens_S: Tensor) -> Tensor:
+        """What the pre-activations of latents that start anew must exceed at these tokens of a batch: (S,). ``x_BD`` is
+        not centred."""
+        return x_BD.new_zeros(len(tokens_S))
+
+    @torch.no_grad()
     def normalise_decoder(self) -> None:
         """Scale every decoder row to length 1."""
         self.W_dec_FE /= self.W_dec_FE.norm(dim=1, keepdim=True).clamp_min(torch.finfo(self.W_dec_FE.dtype).eps)

@@ -1,6 +1,6 @@
 """BatchTopK: the k B largest pre-activations of a batch of B tokens (arXiv 2412.06410).
 
-Shapes: B tokens, D = d_in, F = d_sae, N active positions.
+Shapes: B tokens, D = d_in, F = d_sae, N active positions, S tokens of a batch.
 """
 
 import torch
@@ -31,6 +31,12 @@ class BatchTopKSae(Sae):
         lookup, n_kept = self.lookup(x_BD), self.config.k * len(x_BD)
         pattern, found_N = select_batch_topk(lookup.x_BD, lookup.W_FD, lookup.b_F, n_kept)
         return Chosen(pattern, lookup.unscaled(found_N, x_BD))
+
+    @torch.no_grad()
+    def bar(self, x_BD: Tensor, tokens_S: Tensor) -> Tensor:
+        pre_N = self.choose(self.centred(x_BD)).pre_N
+        is_full = len(pre_N) == self.config.k * len(x_BD)
+        return (pre_N.min().clamp_min(0) if is_full else pre_N.new_zeros(())).expand(len(tokens_S))
 
     def _above_threshold(self, x_BD: Tensor) -> Code:
         if self.threshold.isnan():

@@ -52,6 +52,10 @@ class JumpReluSae(Sae):
         super().restart(latents_S, x_BD)
         self.log_threshold_F[latents_S] = self._first_log_threshold
 
+    @torch.no_grad()
+    def bar(self, x_BD: Tensor, tokens_S: Tensor) -> Tensor:
+        return (math.exp(self._first_log_threshold) / self._per_length).expand(len(tokens_S))
+
     def rate_scale(self, parameter: str) -> float:
         # Adam moves log theta by the rate at most, whatever the gradient: at 7e-5 by a factor of 1.3 in 4000 steps, and
         # L0 stays far above its target. Those who learn theta itself from 1e-3 move it by 7 % in their first step.

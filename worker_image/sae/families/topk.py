@@ -1,6 +1,7 @@
 """TopK: the k largest pre-activations of each token (arXiv 2406.04093).
 
-Shapes: B tokens, D = d_in, E = width_out, F = d_sae, N active positions.
+Shapes: B tokens, D = d_in, E = width_out, F = d_sae, N active positions, S tokens of a batch,
+P places of each.
 """
 
 import torch
@@ -36,6 +37,11 @@ class TopKSae(Sae):
             kept_BP = torch.zeros(len(idx_BK), n_places, dtype=torch.bool, device=x_BD.device).scatter(1, idx_BK, True)
             acts_N = acts_N * kept_BP.view(-1)
         return Code(acts_N, pre_N, Places((len(x_BD), d_sae), pattern))
+
+    @torch.no_grad()
+    def bar(self, x_BD: Tensor, tokens_S: Tensor) -> Tensor:
+        pre_SP = self.encode(self.centred(x_BD[tokens_S])).pre_P.view(len(tokens_S), -1)
+        return pre_SP.topk(self.config.k, dim=1).values[:, -1].clamp_min(0)
 
     def losses(self, x_BD: Tensor, y_BE: Tensor, out: Output, dead_S: Tensor, whole: WholeBatch) -> FamilyLoss:
         reconstruction = fvu(y_BE, out.y_hat_BE, whole.variance)

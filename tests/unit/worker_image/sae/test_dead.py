@@ -11,6 +11,7 @@ from worker_image.sae.config import SaeConfig
 from worker_image.sae.dead import resample
 from worker_image.sae.families import build_sae
 from worker_image.sae.model import Sae
+from worker_image.sae.trainer import Trainer
 
 DEAD = torch.tensor([2, 7, 11])
 N = 200
@@ -49,6 +50,22 @@ def test_a_revived_latent_fires_for_some_tokens_and_not_for_all(family: str, wir
     shares = ((read @ sae.encoder_FD[DEAD].T + sae.b_enc_F[DEAD]) > 0).float().mean(0)
     assert shares.min() > 0.2
     assert shares.max() < 0.8
+
+
+@pytest.mark.parametrize(("family", "wiring"), [case for case in product(FAMILIES, WIRINGS) if can_be(*case)], ids=str)
+def test_a_revived_latent_is_active_at_the_token_it_was_pointed_at(family: str, wiring: dict[str, object]) -> None:
+    config = SaeConfig(**({"d_in": 6, "d_sae": 20, "k": 3} | FAMILIES[family] | wiring))  # type: ignore[arg-type]
+    sae, x = build_sae(config), far_from_zero(6, seed=1)
+    sae.centre(x, x[:, : config.width_out])
+    residual = torch.zeros(N, config.width_out)
+    residual[17] = sae.b_dec_E - x[17, : config.width_out]  # away from the token: all that is left over of it
+    resample(sae, {}, x, residual, DEAD[:1], seed=4)
+    assert sae(x).code.dense()[17, DEAD[0]] > 0
+
+
+def test_no_threshold_is_too_high_for_a_revived_latent() -> None:
+    sae, x = resampled(family="jumprelu", jumprelu_threshold=0.7)
+    assert sae(x).code.dense()[:, DEAD].gt(0).any(0).all()
 
 
 def test_a_revived_latent_of_a_transcoder_looks_for_what_tells_its_token_from_the_mean() -> None:
@@ -91,6 +108,33 @@ def test_every_vector_of_a_revived_latent_starts_anew_with_its_moments_and_no_ot
         assert torch.equal(parameter[others], worn[name][others]), name
         assert moments[name]["exp_avg"][DEAD].eq(0).all(), name
         assert moments[name]["exp_avg"][others].eq(1).all(), name
+
+
+@pytest.mark.parametrize("family", ["gated", "jumprelu quadratic", "jumprelu tanh", "topk"])
+@pytest.mark.parametrize(
+    ("optimizer", "kept"),
+    [
+        ("adam", {"exp_avg", "exp_avg_sq"}),
+        ("adamw", {"exp_avg", "exp_avg_sq"}),
+        ("sgd", {"momentum_buffer"}),
+        ("signum", {"momentum_buffer"}),
+        ("muon", {"momentum_buffer", "exp_avg", "exp_avg_sq"}),
+    ],
+)
+def test_no_optimiser_remembers_anything_of_a_revived_latent(family: str, optimizer: str, kept: set[str]) -> None:
+    changes = FAMILIES[family] | {"optimizer": optimizer, "lr": 1e-3, "dead_latents": "resample"}
+    made = Trainer(SaeConfig(d_in=6, d_sae=20, k=3, dead_after_tokens=2 * N, **changes))  # type: ignore[arg-type]
+    for step in range(2):
+        if step == 1:
+            made.tokens_since_fired_F[DEAD] = 2 * N  # all others have been silent for N tokens at most
+            with torch.no_grad():
+                made.sae.b_enc_F[DEAD] = -100.0
+        made.train_step(torch.randn(N, 6, generator=torch.Generator().manual_seed(step)))
+        moments = {name: moment for name, moment in made.state().training.items() if name.startswith("optimizer.")}
+        rows = {name: moment[DEAD] for name, moment in moments.items() if moment.ndim and "b_dec_E" not in name}
+        assert {name.split(".")[2] for name in rows} == kept
+        for name, row in rows.items():
+            assert row.any() == (step == 0), name
 
 
 def test_magnitudes_of_a_gated_transcoder_start_centred_as_its_gate_does() -> None:
