@@ -208,7 +208,7 @@ def test_killing_the_orchestrator_shows_and_heals_without_a_reload(stack: Stack,
     expect(visit.page.locator(".sf-console .sf-connection")).to_have_text("live")
     expect(visit.button("do-cancel")).to_be_enabled()
     seen = visit.terminal_text()
-    steps = [int(line.split("step")[1].split("/")[0]) for line in seen.splitlines() if " step " in line]
+    steps = [int(step) for step in re.findall(r" step +(\d+)/", seen)]
     assert steps == sorted(set(steps)), "no line is lost, repeated or out of order"
 
 
