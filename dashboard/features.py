@@ -9,10 +9,11 @@ from dashboard import connection, markup
 from dashboard.quantities import measured
 from orchestrator.errors import OrchestratorError
 from orchestrator.views import Feature, FeatureList
+from worker_image.contract.feature_file import FeatureSort
 
 PAGE = 25
 """Latents listed at once."""
-SORTS = {
+SORTS: dict[FeatureSort, str] = {
     "-density": "Most frequent",
     "density": "Rarest",
     "-max": "Strongest",

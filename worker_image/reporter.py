@@ -72,8 +72,11 @@ class RunContext(Protocol):
     """Memory of its GPU it may use, in MiB, where it shares it; all of it when None."""
     checkpoints: Path
     artifacts: Path
-    tracker_runs: Mapping[str, str]
-    """Experiment tracker -> its run, which a resumed job goes on with."""
+
+    @property
+    def tracker_runs(self) -> Mapping[str, str]:
+        """Experiment tracker -> its run, which a resumed job goes on with."""
+        ...
 
     def emit(self, event: type[Event], **fields: object) -> None:
         """Report an event; ``seq`` and ``ts`` are filled in."""

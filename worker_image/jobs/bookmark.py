@@ -9,7 +9,7 @@ import json
 import shutil
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Any, Literal
 
 from safetensors import SafetensorError
 from safetensors.torch import load_file
@@ -26,7 +26,7 @@ from worker_image.sae.tensor_file import write_tensors, write_text
 _STATE = "bookmark.json"
 _TENSORS = "sums.safetensors"
 
-Figures = Mapping[str, object]
+Figures = Mapping[str, Any]
 """What JSON holds without loss: Python writes floats so that they are read back to the bit."""
 
 

@@ -6,13 +6,13 @@ Shapes: B = batch_size tokens, W = width of all hookpoints side by side.
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import Protocol
+from typing import Any, Protocol
 
 from torch import Tensor
 
 from worker_image.lm.harvest import Columns
 
-Json = dict[str, object]
+Json = dict[str, Any]
 
 
 class Batches(Protocol):
@@ -21,14 +21,25 @@ class Batches(Protocol):
     Use: exhaust ``prepare`` whenever not ``ready``, then take ``next_batch``.
     """
 
-    position: Json
-    """Where the next batch is: what a checkpoint keeps."""
-    harvested: int
-    """Tokens that went through the language model so far, here or in a job that was waited for."""
-    to_harvest: int
-    """Tokens that will have gone through it at the end of training, as far as is known."""
-    distinct_tokens: int | None
-    """Training tokens that are repeated epoch after epoch; None while that is unknown, or none is seen twice."""
+    @property
+    def position(self) -> Json:
+        """Where the next batch is: what a checkpoint keeps."""
+        ...
+
+    @property
+    def harvested(self) -> int:
+        """Tokens that went through the language model so far, here or in a job that was waited for."""
+        ...
+
+    @property
+    def to_harvest(self) -> int:
+        """Tokens that will have gone through it at the end of training, as far as is known."""
+        ...
+
+    @property
+    def distinct_tokens(self) -> int | None:
+        """Training tokens that are repeated epoch after epoch; None while that is unknown, or none is seen twice."""
+        ...
 
     @property
     def buffered_tokens(self) -> int:

@@ -9,6 +9,7 @@ Shapes: B = batch_size tokens, N tokens in the buffer, D = width.
 """
 
 from dataclasses import asdict, dataclass, replace
+from typing import Any
 
 import numpy as np
 import torch
@@ -32,7 +33,7 @@ class DataPosition:
         return asdict(self)
 
     @classmethod
-    def from_json(cls, data: dict) -> "DataPosition":
+    def from_json(cls, data: dict[str, Any]) -> "DataPosition":
         return cls(data["generation"], data["served"], Position.from_json(data["start"]))
 
 

@@ -43,8 +43,11 @@ class DocumentSource(Protocol):
     """One file of a dataset."""
 
     path: Path
-    text_bytes: int
-    """About how many bytes of text it holds."""
+
+    @property
+    def text_bytes(self) -> int:
+        """About how many bytes of text it holds."""
+        ...
 
     def check(self) -> None:
         """Find out cheaply what can be known to be wrong.

@@ -6,6 +6,7 @@ Shapes: B sequences, T positions, N kept tokens, D = width of all hookpoints' ac
 from collections.abc import Callable, Iterator
 from collections.abc import Sequence as Several
 from contextlib import ExitStack
+from functools import partial
 from itertools import islice
 
 import numpy as np
@@ -126,7 +127,7 @@ class Harvester:
 
         with ExitStack() as hooks:
             for index, hookpoint in enumerate(self.hookpoints):
-                hooks.callback(_hook(self._model, hookpoint, lambda value, index=index: keep(index, value)))
+                hooks.callback(_hook(self._model, hookpoint, partial(keep, index)))
             try:
                 with torch.no_grad():
                     self._model(input_ids=ids_BT.to(self._device), attention_mask=mask_BT.to(self._device))

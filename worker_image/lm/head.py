@@ -5,7 +5,7 @@ from typing import Literal
 
 import torch
 from torch import Tensor, nn
-from transformers import AutoModelForCausalLM, AutoModelForMaskedLM
+from transformers import AutoModelForCausalLM, AutoModelForMaskedLM, PreTrainedModel
 
 from worker_image.lm.model import ModelSource, load_as
 
@@ -21,7 +21,7 @@ class NoHead(Exception):
 class Headed:
     """A model that predicts tokens, and the part of it that hookpoints are in."""
 
-    model: nn.Module
+    model: PreTrainedModel
     kind: Literal["causal", "masked"]
 
     @property

@@ -3,11 +3,21 @@
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 from safetensors import SafetensorError
 from torch import nn
-from transformers import AutoConfig, AutoModel, AutoTokenizer, PreTrainedConfig, PreTrainedTokenizerBase
+from transformers import (
+    AutoConfig,
+    AutoModel,
+    AutoModelForCausalLM,
+    AutoModelForMaskedLM,
+    AutoTokenizer,
+    PreTrainedConfig,
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+)
 from transformers.utils import logging as transformers_logging
 
 from worker_image.errors import UserError
@@ -83,21 +93,25 @@ def load_model(source: ModelSource, dtype: torch.dtype, device: torch.device) ->
 
 
 def load_as(
-    kind: type[AutoModel], source: ModelSource, dtype: torch.dtype, device: torch.device
-) -> tuple[nn.Module, set[str]]:
+    kind: type[AutoModel] | type[AutoModelForCausalLM] | type[AutoModelForMaskedLM],
+    source: ModelSource,
+    dtype: torch.dtype,
+    device: torch.device,
+) -> tuple[PreTrainedModel, set[str]]:
     """The model as one of ``transformers``' kinds, and names of the weights that its files lack.
 
     Raises:
         UserError: the weights are missing or damaged.
     """
     try:
-        model, loading = kind.from_pretrained(
+        loaded: Any = kind.from_pretrained(
             source.reference,
             local_files_only=Path(source.reference).is_absolute(),
             use_safetensors=True,
             dtype=dtype,
             output_loading_info=True,
         )
+        model, loading = loaded
     except (OSError, ValueError, RuntimeError, SafetensorError) as error:
         raise UserError(
             "model",

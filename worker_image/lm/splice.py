@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterator
 from collections.abc import Sequence as Several
 from contextlib import ExitStack
 from dataclasses import dataclass, field, replace
+from typing import Any
 
 import numpy as np
 import torch
@@ -181,7 +182,9 @@ def _hooked(body: nn.Module, place: Hookpoint, change: Callable[[Tensor], Tensor
     """Have ``change`` see the activations at ``place``, and what it gives put in their stead."""
     module = body.get_submodule(place.path)
 
-    def given(_module: nn.Module, args: tuple, kwargs: dict) -> tuple[tuple, dict] | None:
+    def given(
+        _module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]
+    ) -> tuple[tuple[Any, ...], dict[str, Any]] | None:
         if args:
             changed = change(args[0])
             return None if changed is None else ((changed, *args[1:]), kwargs)

@@ -97,7 +97,7 @@ class Table:
             row += 1
 
 
-def _arrow_reader(path: Path) -> Iterator[pa.RecordBatch]:
+def _arrow_reader(path: Path) -> pa.RecordBatchReader:
     """Record batches of a stream, which ``datasets`` writes, or of a file."""
     mapped = pa.memory_map(str(path))
     try:

@@ -3,7 +3,7 @@
 from collections.abc import Iterable, Iterator
 from dataclasses import asdict, dataclass, replace
 from itertools import islice
-from typing import Literal, Protocol
+from typing import Any, Literal, Protocol
 
 import numpy as np
 from transformers import PreTrainedTokenizerBase
@@ -60,7 +60,7 @@ class Position:
         return asdict(self)
 
     @classmethod
-    def from_json(cls, data: dict) -> "Position":
+    def from_json(cls, data: dict[str, Any]) -> "Position":
         return cls(**(data | {"mark": Mark(**data["mark"])}))
 
 
@@ -204,8 +204,10 @@ class SequenceMaker:
 class Stream(Protocol):
     """Pieces in a fixed order."""
 
-    limit: int | None
-    """Most kept tokens of an epoch; all of them when None."""
+    @property
+    def limit(self) -> int | None:
+        """Most kept tokens of an epoch; all of them when None."""
+        ...
 
     def pieces(self, start: Position) -> Iterator[Piece]:
         """From ``start`` to the end of an epoch."""
@@ -344,8 +346,8 @@ def set_aside(documents: Documents, maker: SequenceMaker, n_tokens: int, least_t
     for nth in np.random.default_rng(seed).permutation(len(candidates)):
         if not missing:
             break
-        document, sequences = pieces[candidates[nth]]
-        chosen.append(document)
+        tokenised, sequences = pieces[candidates[nth]]
+        chosen.append(tokenised)
         spent += sum(len(sequence.kept) for sequence in sequences)
         # Packed anew with every further document, of which next to none are needed once there is enough.
         if spent >= n_tokens:

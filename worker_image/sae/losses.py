@@ -7,6 +7,7 @@ Shapes: B tokens, D = d_in, E = width_out, S = dead latents.
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, fields, replace
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -44,12 +45,14 @@ class Loss:
     def map(self, change: Callable[[Tensor], Tensor]) -> "Loss":
         """Every part changed in the same way."""
         parts = {field.name: getattr(self, field.name) for field in fields(self)}
-        return Loss(**{name: None if part is None else change(part) for name, part in parts.items()})
+        changed: dict[str, Any] = {name: None if part is None else change(part) for name, part in parts.items()}
+        return Loss(**changed)
 
     def plus(self, other: "Loss") -> "Loss":
         """Part by part; both have the same."""
         parts = {field.name: (getattr(self, field.name), getattr(other, field.name)) for field in fields(self)}
-        return Loss(**{name: None if one is None else one + two for name, (one, two) in parts.items()})
+        sums: dict[str, Any] = {name: None if one is None else one + two for name, (one, two) in parts.items()}
+        return Loss(**sums)
 
     def detached(self) -> "Loss":
         """The same numbers without their history."""

@@ -192,7 +192,7 @@ class Sae(nn.Module, ABC):
     @torch.no_grad()
     def normalise_decoder(self) -> None:
         """Scale every decoder row to length 1."""
-        self.W_dec_FE /= self.W_dec_FE.norm(dim=1, keepdim=True).clamp_min(torch.finfo(self.W_dec_FE.dtype).eps)
+        self.W_dec_FE.div_(self.W_dec_FE.norm(dim=1, keepdim=True).clamp_min(torch.finfo(self.W_dec_FE.dtype).eps))
 
     @torch.no_grad()
     def remove_parallel_gradient(self) -> None:

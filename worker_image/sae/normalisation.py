@@ -97,7 +97,7 @@ class Scaling:
         mean_W = torch.zeros(self._width) if self._mean_W is None else self._mean_W.cpu()
         return Affine(scale_W[columns], mean_W[columns])
 
-    def to_json(self) -> dict[str, object]:
+    def to_json(self) -> dict[str, dict[str, object]]:
         return {name: part.to_json() for name, part in self.parts.items()}
 
     @classmethod

@@ -20,7 +20,7 @@ _NEWTON_SCHULZ_STEPS = 5
 
 def build_optimizer(config: SaeConfig, groups: Iterable[dict[str, Any]]) -> Optimizer:
     """The optimiser that ``config`` asks for, over groups of parameters."""
-    adam = {"betas": (config.first_moment_decay, config.beta2), "eps": config.eps}
+    adam: dict[str, Any] = {"betas": (config.first_moment_decay, config.beta2), "eps": config.eps}
     match config.optimizer:
         case "adam":
             return torch.optim.Adam(groups, lr=config.peak_lr, fused=True, **adam)

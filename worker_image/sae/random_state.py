@@ -3,6 +3,7 @@
 import random
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 import torch
@@ -37,7 +38,7 @@ def random_state() -> RandomState:
     )
 
 
-def restore_random_state(tensors: Mapping[str, Tensor], values: Mapping[str, object]) -> None:
+def restore_random_state(tensors: Mapping[str, Tensor], values: Mapping[str, Any]) -> None:
     """Put the generators where they stood.
 
     A GPU that is not here any more is left out: a training that moves to another machine goes on, only not bit for
@@ -50,8 +51,8 @@ def restore_random_state(tensors: Mapping[str, Tensor], values: Mapping[str, obj
     for device in range(torch.cuda.device_count()):
         if f"cuda.{device}" in tensors:
             torch.cuda.set_rng_state(tensors[f"cuda.{device}"], device)
-    position, has_gauss, cached_gauss = values["numpy"]  # type: ignore[misc]
+    position, has_gauss, cached_gauss = values["numpy"]
     keys = tensors["numpy"].numpy().astype(np.uint32)
     np.random.set_state(("MT19937", keys, position, has_gauss, cached_gauss))
-    version, internal, gauss_next = values["python"]  # type: ignore[misc]
+    version, internal, gauss_next = values["python"]
     random.setstate((version, tuple(internal), gauss_next))

@@ -348,18 +348,20 @@ def _batch_topk_without_waiting(
     """``select_batch_topk`` whose sizes depend on nothing that the device computes."""
     n_latents = len(W_enc_FD)
     n_kept = min(n_kept, len(x_BD) * n_latents)
-    score_N = pre_N = flat_N = None
+    best: tuple[Tensor, Tensor, Tensor] | None = None
     first_row = 0
     for pre_RF in _pre_activations(x_BD, W_enc_FD, b_enc_F):
         scores = (pre_RF if scale_F is None else pre_RF * scale_F).view(-1)
-        best_N, place_N = scores.topk(min(n_kept, len(scores)), sorted=False)
-        value_N, place_N = pre_RF.view(-1)[place_N], place_N + first_row * n_latents
-        if score_N is not None:
-            best_N, chosen_N = torch.cat([score_N, best_N]).topk(n_kept, sorted=False)
-            value_N = torch.cat([pre_N, value_N])[chosen_N]
-            place_N = torch.cat([flat_N, place_N])[chosen_N]
-        score_N, pre_N, flat_N = best_N, value_N, place_N
+        score_N, place_N = scores.topk(min(n_kept, len(scores)), sorted=False)
+        found = score_N, pre_RF.view(-1)[place_N], place_N + first_row * n_latents
+        if best is not None:
+            score_N, pre_N, flat_N = (torch.cat(pair) for pair in zip(best, found, strict=True))
+            score_N, chosen_N = score_N.topk(n_kept, sorted=False)
+            found = score_N, pre_N[chosen_N], flat_N[chosen_N]
+        best = found
         first_row += len(pre_RF)
+    assert best is not None, "a batch has tokens"
+    _, pre_N, flat_N = best
     flat_N, order_N = flat_N.sort()
     pattern = Pattern.of_rows(flat_N // n_latents, flat_N % n_latents, len(x_BD), n_latents)
     return pattern, pre_N[order_N].to(x_BD.dtype)

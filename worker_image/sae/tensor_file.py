@@ -92,4 +92,4 @@ def _write(path: Path, parts: list[bytes | memoryview]) -> Written:
 def _bytes(tensor: Tensor) -> memoryview:
     """The tensor's own memory where it lies in one piece, else a copy's."""
     flat = tensor.detach().contiguous().reshape(-1)
-    return memoryview(flat.view(torch.uint8).numpy())
+    return flat.view(torch.uint8).numpy().data

@@ -355,7 +355,7 @@ class Trainer:
         if self._controller is None:
             device = self.tokens_since_fired_F.device
             self._controller = L0Controller(control, self.config.initial_coefficient, device)
-            self._controller.move_to(self.coefficients.sparsity)
+            self._controller.move_to(float(self.coefficients.sparsity))
         self._controller.control = control
 
     def state(self) -> SaeState:

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
-from typing import Self
+from typing import Any, Self
 
 from worker_image.contract.events import Event, Failure, Started
 from worker_image.contract.tracking import TrackerName, TrackingParams
@@ -81,7 +81,7 @@ class TrackedRun:
             for name in params.trackers
         ]
 
-    def __getattr__(self, name: str) -> object:
+    def __getattr__(self, name: str) -> Any:
         # Everything else is the run's own business, whatever it may come to offer.
         return getattr(self._run, name)
 

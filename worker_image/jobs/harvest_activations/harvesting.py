@@ -6,6 +6,7 @@ from contextlib import closing
 
 import torch
 from safetensors.torch import save
+from torch import Tensor
 
 from worker_image import __version__
 from worker_image.contract.commands import Pause, Stop
@@ -160,7 +161,7 @@ class Harvesting:
             results |= found.summary()
         report = {**results, "hookpoints": described, "saeforge_version": __version__}
         keep(self._run, "activations.json", "report", json.dumps(report, indent=2).encode() + b"\n")
-        tensors = {}
+        tensors: dict[str, Tensor] = {}
         for name, (_, found) in statistics.items():
             tensors |= {f"{name}.mean": found.mean_D, f"{name}.variance": found.variance_D}
         keep(self._run, "statistics.safetensors", "file", save(tensors))

@@ -115,7 +115,7 @@ class Telling:
         self._sum_A = gathering.sum_A.tolist()
         self._width_A = gathering.histograms.width_A.tolist()
         self._counts_AH = gathering.histograms.counts_AH.cpu()
-        self.texts = {index: tokenizer.decode([index]) for index in range(len(tokenizer))}
+        self.texts: dict[int, str] = {index: str(tokenizer.decode([index])) for index in range(len(tokenizer))}
         """Of every token there is."""
 
     def features(

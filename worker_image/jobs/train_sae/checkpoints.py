@@ -6,7 +6,7 @@ from dataclasses import dataclass, replace
 from typing import Literal
 
 from worker_image.contract.events import CheckpointRemoved, CheckpointSaved
-from worker_image.contract.retention import doomed
+from worker_image.contract.retention import Keepable, doomed
 from worker_image.contract.train_sae import TrainSaeParams
 from worker_image.memory import MIB, available_bytes
 from worker_image.reporter import Instruction, RunContext
@@ -160,7 +160,8 @@ class Checkpoints:
         policy = replace(params.retention, first=self._has_first)
         own = kept_in(self._run.checkpoints)
         in_use = [one for one in own if one.name in {*self._in_use, name}]
-        gone = doomed([*self._run.earlier, *own], policy, in_use)
+        there: list[Keepable] = [*self._run.earlier, *own]
+        gone = doomed(there, policy, in_use)
         for old in own:
             if old in gone:
                 self._run.emit(CheckpointRemoved, name=old.name)

@@ -108,7 +108,7 @@ def load(params: TrainSaeParams, inputs: Inputs) -> Loaded:
         inputs.batches.buffered_tokens,
     )
     need.check(inputs.gpu_memory_mb)
-    learners = []
+    learners: list[Learner] = []
     for variant, config in zip(variants, configs, strict=True):
         try:
             trainer = Trainer(config, inputs.device)

@@ -14,8 +14,9 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from worker_image.sae.config import Family
 from worker_image.sae.files import draft_of, settle, write_json
-from worker_image.sae.formats.deployed import DeployedSae, Family
+from worker_image.sae.formats.deployed import DeployedSae
 from worker_image.sae.formats.native import described, restored
 from worker_image.sae.formats.provenance import Provenance
 from worker_image.sae.formats.refusals import CannotExpress, Unreadable

@@ -1,6 +1,8 @@
 """Our own layout: ``sae.safetensors`` with the names the code uses, and ``cfg.json``. It can say everything."""
 
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 from worker_image.sae.files import write_json
 from worker_image.sae.formats.deployed import DeployedSae
@@ -38,7 +40,8 @@ def read(folder: Path) -> tuple[DeployedSae, Provenance]:
     if config.get("version") != _VERSION:
         raise Unreadable(f"{folder / _CONFIG} has version {config.get('version')}; this one reads {_VERSION}")
     try:
-        sae = DeployedSae(**read_tensors(folder / _WEIGHTS), **restored(config))
+        arguments: dict[str, Any] = {**read_tensors(folder / _WEIGHTS), **restored(config)}
+        sae = DeployedSae(**arguments)
         return sae, Provenance.from_json(config["provenance"])
     except (KeyError, TypeError, ValueError) as error:
         raise Unreadable(f"{folder} does not hold what its cfg.json says: {error}") from error
@@ -55,7 +58,7 @@ def described(sae: DeployedSae) -> dict[str, object]:
     }
 
 
-def restored(config: dict) -> dict:  # type: ignore[type-arg]
+def restored(config: Mapping[str, Any]) -> dict[str, Any]:
     """The arguments of ``DeployedSae`` that ``described`` noted.
 
     Raises:

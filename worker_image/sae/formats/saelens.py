@@ -160,7 +160,6 @@ def _sae(config: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> DeployedSa
     # Before version 6 TopK was a standard autoencoder with another activation function.
     before_6 = config.get("activation_fn_str", config.get("activation_fn")) == "topk"
     architecture = "topk" if before_6 else config.get("architecture", "standard")
-    k = config["activation_fn_kwargs"]["k"] if before_6 else config.get("k")
     transcodes = "transcoder" in architecture
     if (tensors["W_enc"].shape[0], tensors["W_enc"].shape[1]) != (config["d_in"], config["d_sae"]):
         raise ValueError(f"W_enc has shape {tuple(tensors['W_enc'].shape)}")
@@ -174,10 +173,11 @@ def _sae(config: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> DeployedSa
     }
     match architecture:
         case "gated":
-            gates = {"b_gate_F": tensors["b_gate"], "b_mag_F": tensors["b_mag"], "r_mag_F": tensors["r_mag"]}
-            sae = DeployedSae(family="gated", **weights, **gates)
+            weights |= {"b_gate_F": tensors["b_gate"], "b_mag_F": tensors["b_mag"], "r_mag_F": tensors["r_mag"]}
+            sae = DeployedSae(family="gated", **weights)
         case "topk":
-            sae = DeployedSae(family="topk", b_enc_F=tensors["b_enc"], k=int(k), **weights)
+            k = int(config["activation_fn_kwargs"]["k"] if before_6 else config["k"])
+            sae = DeployedSae(family="topk", b_enc_F=tensors["b_enc"], k=k, **weights)
             if config.get("rescale_acts_by_decoder_norm", False):
                 sae = _with_norms_folded(sae)
         case "standard" | "transcoder" | "skip_transcoder":
@@ -216,8 +216,5 @@ def _as_described(sae: DeployedSae, ours: Mapping[str, Any]) -> DeployedSae:
     if ours["family"] in ("batch_topk", "matryoshka") and threshold is not None:
         threshold = threshold[0]
     centred = sae if ours["wiring"] == "transcoder" else sae.as_read_by_an_autoencoder(ours["wiring"])
-    return DeployedSae(
-        **{name: value for name, value in centred.tensors() if name != "threshold"},
-        threshold=threshold,
-        **restored(ours),
-    )
+    arguments: dict[str, Any] = {**dict(centred.tensors()), "threshold": threshold, **restored(ours)}
+    return DeployedSae(**arguments)
