@@ -209,6 +209,7 @@ def test_killing_the_orchestrator_shows_and_heals_without_a_reload(stack: Stack,
     expect(visit.button("do-cancel")).to_be_enabled()
     seen = visit.terminal_text()
     steps = [int(step) for step in re.findall(r" step +(\d+)/", seen)]
+    assert steps, "there are steps to compare"
     assert steps == sorted(set(steps)), "no line is lost, repeated or out of order"
 
 
