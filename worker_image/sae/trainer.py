@@ -228,7 +228,7 @@ class Trainer:
             risen = coefficient_factor(self.step, self.config) == 1
             self._controller.observe(batch.l0, lr_factor(self.step, self.config) if risen else 0.0)
         self.tokens_since_fired_F += len(x_BD)
-        self.tokens_since_fired_F[batch.fired_F] = 0
+        self.tokens_since_fired_F.masked_fill_(batch.fired_F, 0)
         self.step += 1
         self.tokens_trained += len(x_BD)
         self._last_loss = batch.loss.total
