@@ -4,6 +4,7 @@ Slow and simple on purpose: what the sparse code is tested against.
 """
 
 from itertools import accumulate
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -11,6 +12,13 @@ from torch.nn import functional
 
 from worker_image.sae.metrics import fvu
 from worker_image.sae.model import Sae
+
+
+class Plain(NamedTuple):
+    reconstruction: Tensor
+    y_hat: Tensor
+    further: Tensor | float = 0.0
+    """The family's other terms, weighted."""
 
 
 def plain_loss(sae: Sae, x: Tensor, y: Tensor, dead: Tensor, coefficient: float) -> Tensor:
@@ -23,12 +31,15 @@ def plain_loss(sae: Sae, x: Tensor, y: Tensor, dead: Tensor, coefficient: float)
         "gated": _gated,
         "standard": _standard,
     }[sae.config.family]
-    loss, y_hat = family(sae, x, y, dead, coefficient)
+    found = family(sae, x, y, dead, coefficient)
+    loss = found.reconstruction + found.further
     if not len(dead):
         return loss
-    residual = (y - y_hat).detach()
+    residual = (y - found.y_hat).detach()
     if sae.config.dead_policy == "auxk":
         return loss + sae.config.auxk_alpha * _auxk(sae, x, residual, dead)
+    if sae.config.dead_policy == "ghost":
+        return loss + _ghost(sae, x, residual, dead, found.reconstruction)
     return loss
 
 
@@ -51,13 +62,13 @@ def largest(pre: Tensor, k: int) -> Tensor:
     return torch.zeros_like(pre).scatter(1, idx, top.relu())
 
 
-def _topk(sae: Sae, x: Tensor, y: Tensor, dead: Tensor, coefficient: float) -> tuple[Tensor, Tensor]:
+def _topk(sae: Sae, x: Tensor, y: Tensor, dead: Tensor, coefficient: float) -> Plain:
     pre = pre_activations(sae, x)
     y_hat = complete(sae, x, largest(pre, sae.config.k) @ sae.W_dec_FE)
-    loss = fvu(y, y_hat)
-    if sae.config.multi_topk:
-        loss = loss + fvu(y, complete(sae, x, largest(pre, 4 * sae.config.k) @ sae.W_dec_FE)) / 8
-    return loss, y_hat
+    if not sae.config.multi_topk:
+        return Plain(fvu(y, y_hat), y_hat)
+    of_more = complete(sae, x, largest(pre, 4 * sae.config.k) @ sae.W_dec_FE)
+    return Plain(fvu(y, y_hat), y_hat, fvu(y, of_more) / 8)
 
 
 def _largest_of_batch(sae: Sae, x: Tensor) -> Tensor:
@@ -66,39 +77,39 @@ def _largest_of_batch(sae: Sae, x: Tensor) -> Tensor:
     return torch.zeros_like(pre.flatten()).scatter(0, idx, top.relu()).view_as(pre)
 
 
-def _batch_topk(sae: Sae, x: Tensor, y: Tensor, dead: Tensor, coefficient: float) -> tuple[Tensor, Tensor]:
+def _batch_topk(sae: Sae, x: Tensor, y: Tensor, dead: Tensor, coefficient: float) -> Plain:
     y_hat = complete(sae, x, _largest_of_batch(sae, x) @ sae.W_dec_FE)
-    return fvu(y, y_hat), y_hat
+    return Plain(fvu(y, y_hat), y_hat)
 
 
-def _matryoshka(sae: Sae, x: Tensor, y: Tensor, dead: Tensor, coefficient: float) -> tuple[Tensor, Tensor]:
+def _matryoshka(sae: Sae, x: Tensor, y: Tensor, dead: Tensor, coefficient: float) -> Plain:
     acts = _largest_of_batch(sae, x)
     ends = [round(share * sae.config.d_sae) for share in accumulate(sae.config.matryoshka_fractions)]
     prefixes = [complete(sae, x, acts[:, :end] @ sae.W_dec_FE[:end]) for end in ends]
-    return torch.stack([fvu(y, prefix) for prefix in prefixes]).mean(), prefixes[-1]
+    return Plain(torch.stack([fvu(y, prefix) for prefix in prefixes]).mean(), prefixes[-1])
 
 
-def _standard(sae: Sae, x: Tensor, y: Tensor, dead: Tensor, coefficient: float) -> tuple[Tensor, Tensor]:
+def _standard(sae: Sae, x: Tensor, y: Tensor, dead: Tensor, coefficient: float) -> Plain:
     acts = pre_activations(sae, x).relu()
     y_hat = complete(sae, x, acts @ sae.W_dec_FE)
     free = sae.config.l1_recipe == "april_2024"
     unit = (sae.config.d_in**0.5 if free else 1.0) / sae.input_norm
     penalised = acts * block_norms(sae) if free else acts
     error = ((y - y_hat) * unit).square().sum(1).mean()
-    return error + coefficient * (penalised * unit).sum(1).mean(), y_hat
+    return Plain(error, y_hat, coefficient * (penalised * unit).sum(1).mean())
 
 
-def _gated(sae: Sae, x: Tensor, y: Tensor, dead: Tensor, coefficient: float) -> tuple[Tensor, Tensor]:
+def _gated(sae: Sae, x: Tensor, y: Tensor, dead: Tensor, coefficient: float) -> Plain:
     gate = pre_activations(sae, x)
     magnitude = (gate - sae.b_enc_F) * sae.r_mag_F.exp() + sae.b_mag_F
     y_hat = complete(sae, x, (gate > 0) * magnitude.relu() @ sae.W_dec_FE)
     frozen = gate.relu() @ sae.W_dec_FE.detach() + complete(sae, x, torch.zeros_like(y)).detach()
     unit = 1 / sae.input_norm
-    error = ((y - y_hat) * unit).square().sum(1).mean() + ((y - frozen) * unit).square().sum(1).mean()
-    return error + coefficient * (gate.relu() * unit).sum(1).mean(), y_hat
+    error, gate_error = (((y - each) * unit).square().sum(1).mean() for each in (y_hat, frozen))
+    return Plain(error, y_hat, gate_error + coefficient * (gate.relu() * unit).sum(1).mean())
 
 
-def _jumprelu(sae: Sae, x: Tensor, y: Tensor, dead: Tensor, coefficient: float) -> tuple[Tensor, Tensor]:
+def _jumprelu(sae: Sae, x: Tensor, y: Tensor, dead: Tensor, coefficient: float) -> Plain:
     quadratic = sae.config.is_quadratic
     unit = (1.0 if quadratic else sae.config.d_in**0.5) / sae.input_norm
     theta = sae.log_threshold_F.exp() / unit
@@ -112,12 +123,12 @@ def _jumprelu(sae: Sae, x: Tensor, y: Tensor, dead: Tensor, coefficient: float) 
     if quadratic:
         step = above + _estimate(theta, -near / width)
         target = sae.config.target_l0 or 32.0
-        return fvu(y, y_hat) + coefficient * (step.sum(1).mean() / target - 1).square(), y_hat
+        return Plain(fvu(y, y_hat), y_hat, coefficient * (step.sum(1).mean() / target - 1).square())
     norms = block_norms(sae)
-    loss = ((y - y_hat) * unit).square().sum(1).mean()
-    loss = loss + coefficient * torch.tanh(4 * acts * norms * unit).sum(1).mean()
+    error = ((y - y_hat) * unit).square().sum(1).mean()
+    saturating = torch.tanh(4 * acts * norms * unit).sum(1).mean()
     pull = ((theta - pre).relu() * norms * unit)[:, dead].sum(1).mean()
-    return loss + 3e-6 * pull, y_hat
+    return Plain(error, y_hat, coefficient * saturating + 3e-6 * pull)
 
 
 def _estimate(theta: Tensor, gradient: Tensor) -> Tensor:
@@ -136,3 +147,11 @@ def _auxk(sae: Sae, x: Tensor, residual: Tensor, dead: Tensor) -> Tensor:
     acts = largest(masked, min(sae.config.aux_k, len(dead)))
     error = fvu(residual, acts @ sae.W_dec_FE)
     return min(len(dead) / sae.config.aux_k, 1) * error
+
+
+def _ghost(sae: Sae, x: Tensor, residual: Tensor, dead: Tensor, reconstruction: Tensor) -> Tensor:
+    ghost = pre_activations(sae, x)[:, dead].exp() @ sae.W_dec_FE[dead]
+    lengths = residual.norm(dim=1, keepdim=True)
+    half_as_long = ghost * (lengths / (2 * ghost.norm(dim=1, keepdim=True))).detach()
+    error = ((half_as_long - residual).square() / lengths).mean()
+    return error * (reconstruction / error).detach()

@@ -98,6 +98,16 @@ def test_gradients_with_dead_latents_equal_plain_autograd(family: str, dead: Ten
     assert_same_as_plain(small_sae(**FAMILIES[family], auxk_alpha=0.5), dead)
 
 
+@pytest.mark.parametrize(("family", "wiring"), KINDS)
+@pytest.mark.parametrize("dead", [torch.arange(5, 15), torch.tensor([4])], ids=["ten", "one"])
+def test_gradients_with_ghosts_of_dead_latents_equal_plain_autograd(
+    family: str, wiring: str, dead: Tensor, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # What keeps ratios finite changes them by some millionths.
+    monkeypatch.setattr("worker_image.sae.dead._SMALLEST", 0.0)
+    assert_same_as_plain(small_sae(**FAMILIES[family], **WIRINGS[wiring], dead_latents="ghost"), dead)
+
+
 @pytest.mark.parametrize("family", ["standard april", "gated", "jumprelu tanh"])
 def test_a_code_held_densely_has_the_same_gradients_as_a_sparse_one(
     family: str, monkeypatch: pytest.MonkeyPatch
