@@ -22,7 +22,7 @@ test: ## Install everything, check the code, run every test that this machine ca
 	@scripts/peers
 	@$(MAKE) --no-print-directory lint
 	$(BIN)/pytest --numprocesses auto tests/unit
-	$(BIN)/pytest --ignore tests/unit
+	$(BIN)/pytest --numprocesses 2 --dist loadfile --ignore tests/unit
 
 check: ## The fast part of it: formatting, types, layers, unit tests.
 	@scripts/install dev
