@@ -81,6 +81,10 @@ class Sae(nn.Module, ABC):
     """Root mean square of the length of what is encoded, measured by ``centre``: the unit in which recipes state their
     coefficients, thresholds and widths, so that they hold for activations of any size."""
 
+    def output_norm(self, whole: WholeBatch) -> Tensor:
+        """The same unit for what is reconstructed. Targets of a transcoder are of a size of their own."""
+        return whole.norm if self.config.is_transcoder else self.input_norm
+
     def add_parameters(self, device: torch.device | str) -> None:
         """Create what the family has besides."""
 

@@ -56,6 +56,11 @@ class WholeBatch:
         """Total variance of ``y_BE``."""
         return total_variance(self.y_BE)
 
+    @property
+    def norm(self) -> Tensor:
+        """Root mean square of the distances of ``y_BE`` from their mean; 1 where all are the same."""
+        return torch.where(self.variance > 0, self.variance / self.tokens, 1.0).sqrt()
+
 
 class Spread:
     """The total variance of tokens that come part by part, without a difference of large sums (Chan, Golub and LeVeque,

@@ -15,7 +15,8 @@ class GatedSae(Sae):
     """pi = W_enc (x - b_dec) + b_gate; acts = 1[pi > 0] ReLU(exp(r_mag) * (W_enc (x - b_dec)) + b_mag).
 
     Loss: squared error + lambda * sum_f ReLU(pi_f) + squared error of decoding ReLU(pi) with a frozen decoder, the last
-    two of which teach the gate. In units in which activations are 1 long. ``b_enc_F`` is the gate's bias.
+    two of which teach the gate. In units in which activations are 1 long. A transcoder's decoder rows are not held at
+    length 1: there the penalty weighs latents by them, frozen. ``b_enc_F`` is the gate's bias.
     """
 
     def add_parameters(self, device: torch.device | str) -> None:
@@ -48,9 +49,13 @@ class GatedSae(Sae):
         frozen_BE = out.code.decode(self.W_dec_FE.detach(), gate_P) + self.b_dec_E.detach()
         if self.config.skip_connection:
             frozen_BE = frozen_BE + self.skipped(x_BD).detach()
-        per_length = 1 / self.input_norm
+        per_length = 1 / self.output_norm(whole)
+        penalised_P = gate_P
+        if not self.holds_unit_norm:
+            # Frozen as in what teaches the gate: the penalty would shorten rows, and magnitudes would make up for it.
+            penalised_P = gate_P * out.code.places.of_latents(self.decoder_norm_F.detach())
         return FamilyLoss(
             reconstruction=mean_squared_error(y_BE, out.y_hat_BE, whole.tokens) * per_length**2,
-            sparsity=gate_P.sum() / whole.tokens * per_length,
+            sparsity=penalised_P.sum() / whole.tokens * per_length,
             extra=mean_squared_error(y_BE, frozen_BE, whole.tokens) * per_length**2,
         )

@@ -75,7 +75,7 @@ class JumpReluSae(Sae):
 
     @property
     def _per_length(self) -> Tensor:
-        """Turns the activations' units into the recipe's."""
+        """Turns the units of what is encoded into the recipe's."""
         return (1.0 if self.config.is_quadratic else math.sqrt(self.config.d_in)) / self.input_norm
 
     def encode(self, x_BD: Tensor, *, deployed: bool = False) -> Code:
@@ -94,12 +94,13 @@ class JumpReluSae(Sae):
             active = _Step.apply(code.pre_P, theta_P, self.bandwidth).sum()
             missed = self._squared_miss(active, len(x_BD) / whole.tokens, whole)
             return FamilyLoss(fvu(y_BE, out.y_hat_BE, whole.variance), sparsity=missed)
+        per_length = math.sqrt(self.config.width_out) / self.output_norm(whole)
         norms_P = code.places.of_latents(self.decoder_norm_F)
-        saturating_P = torch.tanh(_TANH_STEEPNESS * code.acts_P * norms_P * self._per_length)
+        saturating_P = torch.tanh(_TANH_STEEPNESS * code.acts_P * norms_P * per_length)
         return FamilyLoss(
-            reconstruction=mean_squared_error(y_BE, out.y_hat_BE, whole.tokens) * self._per_length**2,
+            reconstruction=mean_squared_error(y_BE, out.y_hat_BE, whole.tokens) * per_length**2,
             sparsity=saturating_P.sum() / whole.tokens,
-            extra=self._pull_of_dead(x_BD, dead_S, whole.tokens) if len(dead_S) else None,
+            extra=self._pull_of_dead(x_BD, dead_S) * per_length / whole.tokens if len(dead_S) else None,
         )
 
     def _squared_miss(self, active: Tensor, share: float, whole: WholeBatch) -> Tensor:
@@ -111,11 +112,11 @@ class JumpReluSae(Sae):
         # The parts' misses add up to the whole's, and so do these; each has the gradient of the square of that sum.
         return (whole.l0 / target - 1) * (2 * miss - miss.detach())
 
-    def _pull_of_dead(self, x_BD: Tensor, dead_S: Tensor, tokens: int) -> Tensor:
-        """How far dead latents stay below their thresholds, weighed by decoder norm, per token."""
+    def _pull_of_dead(self, x_BD: Tensor, dead_S: Tensor) -> Tensor:
+        """How far dead latents stay below their thresholds, weighed by decoder norm, at all tokens together."""
         pre_BS = affine(self.centred(x_BD), self.encoder_FD[dead_S], self.b_enc_F[dead_S])
         missing_BS = torch.relu(self.threshold_F[dead_S] - pre_BS) * self.decoder_norm_F[dead_S]
-        return _PRE_ACTIVATION_WEIGHT * missing_BS.sum() / tokens * self._per_length
+        return _PRE_ACTIVATION_WEIGHT * missing_BS.sum()
 
 
 def _near(pre_P: Tensor, theta_P: Tensor, width: Tensor) -> Tensor:

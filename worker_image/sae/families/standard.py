@@ -19,8 +19,8 @@ class StandardSae(Sae):
 
     *april_2024* (Anthropic's circuits update): squared error + lambda * sum_f acts_f ||W_dec_f||, decoder rows free and
     0.1 long at the start, in units in which activations are sqrt(D) long. *unit_norm*: squared error + lambda * sum_f
-    acts_f with decoder rows held at length 1, in units in which activations are 1 long. Both sum over latents and
-    average over tokens.
+    acts_f with decoder rows held at length 1, in units in which activations are 1 long. A transcoder's rows are not
+    held, so there the penalty weighs latents by them in both. Both sum over latents and average over tokens.
     """
 
     def __init__(self, config: SaeConfig, device: torch.device | str = "cpu") -> None:
@@ -35,10 +35,10 @@ class StandardSae(Sae):
 
     def losses(self, x_BD: Tensor, y_BE: Tensor, out: Output, dead_S: Tensor, whole: WholeBatch) -> FamilyLoss:
         code = out.code
-        size = 1.0 if self.unit_norm else math.sqrt(self.config.d_in)
-        per_length = size / self.input_norm
+        size = 1.0 if self.unit_norm else math.sqrt(self.config.width_out)
+        per_length = size / self.output_norm(whole)
         penalised_P = code.acts_P
-        if not self.unit_norm:
+        if not self.holds_unit_norm:
             penalised_P = penalised_P * code.places.of_latents(self.decoder_norm_F)
         return FamilyLoss(
             reconstruction=mean_squared_error(y_BE, out.y_hat_BE, whole.tokens) * per_length**2,

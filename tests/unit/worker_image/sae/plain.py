@@ -93,8 +93,8 @@ def _standard(sae: Sae, x: Tensor, y: Tensor, dead: Tensor, coefficient: float) 
     acts = pre_activations(sae, x).relu()
     y_hat = complete(sae, x, acts @ sae.W_dec_FE)
     free = sae.config.l1_recipe == "april_2024"
-    unit = (sae.config.d_in**0.5 if free else 1.0) / sae.input_norm
-    penalised = acts * block_norms(sae) if free else acts
+    unit = (sae.config.width_out**0.5 if free else 1.0) / output_norm(sae, y)
+    penalised = acts * block_norms(sae) if free or sae.config.is_transcoder else acts
     error = ((y - y_hat) * unit).square().sum(1).mean()
     return Plain(error, y_hat, coefficient * (penalised * unit).sum(1).mean())
 
@@ -104,9 +104,10 @@ def _gated(sae: Sae, x: Tensor, y: Tensor, dead: Tensor, coefficient: float) -> 
     magnitude = (gate - sae.b_enc_F) * sae.r_mag_F.exp() + sae.b_mag_F
     y_hat = complete(sae, x, (gate > 0) * magnitude.relu() @ sae.W_dec_FE)
     frozen = gate.relu() @ sae.W_dec_FE.detach() + complete(sae, x, torch.zeros_like(y)).detach()
-    unit = 1 / sae.input_norm
+    unit = 1 / output_norm(sae, y)
+    penalised = gate.relu() * block_norms(sae).detach() if sae.config.is_transcoder else gate.relu()
     error, gate_error = (((y - each) * unit).square().sum(1).mean() for each in (y_hat, frozen))
-    return Plain(error, y_hat, gate_error + coefficient * (gate.relu() * unit).sum(1).mean())
+    return Plain(error, y_hat, gate_error + coefficient * (penalised * unit).sum(1).mean())
 
 
 def _jumprelu(sae: Sae, x: Tensor, y: Tensor, dead: Tensor, coefficient: float) -> Plain:
@@ -125,6 +126,7 @@ def _jumprelu(sae: Sae, x: Tensor, y: Tensor, dead: Tensor, coefficient: float) 
         target = sae.config.target_l0 or 32.0
         return Plain(fvu(y, y_hat), y_hat, coefficient * (step.sum(1).mean() / target - 1).square())
     norms = block_norms(sae)
+    unit = sae.config.width_out**0.5 / output_norm(sae, y)
     error = ((y - y_hat) * unit).square().sum(1).mean()
     saturating = torch.tanh(4 * acts * norms * unit).sum(1).mean()
     pull = ((theta - pre).relu() * norms * unit)[:, dead].sum(1).mean()
@@ -138,6 +140,10 @@ def _estimate(theta: Tensor, gradient: Tensor) -> Tensor:
 def block_norms(sae: Sae) -> Tensor:
     blocks = sae.W_dec_FE.chunk(sae.config.layers, dim=1)
     return sum(block.norm(dim=1) for block in blocks)
+
+
+def output_norm(sae: Sae, y: Tensor) -> Tensor:
+    return (y - y.mean(0)).square().sum(1).mean().sqrt() if sae.config.is_transcoder else sae.input_norm
 
 
 def _auxk(sae: Sae, x: Tensor, residual: Tensor, dead: Tensor) -> Tensor:

@@ -1,5 +1,6 @@
 """What each family makes of a few tokens, worked by hand, and how it starts."""
 
+import math
 from dataclasses import replace
 
 import pytest
@@ -141,6 +142,52 @@ def test_recipes_hold_for_activations_of_any_size() -> None:
             found = sae.losses(x, x, out, torch.tensor([], dtype=torch.int64), WholeBatch(x))
             losses.append([found.reconstruction.item(), found.sparsity.item(), out.code.l0.item()])
         assert losses[0] == pytest.approx(losses[1], rel=1e-6), name
+
+
+PENALISED = ["standard april", "standard unit norm", "gated", "jumprelu tanh"]
+
+
+@pytest.mark.parametrize("family", [*PENALISED, "jumprelu quadratic"])
+def test_recipes_of_a_transcoder_hold_for_targets_of_any_size(family: str) -> None:
+    sae, x, y = small_sae(**FAMILIES[family], d_out=4), tokens(), tokens(width=4, seed=3)
+    losses = []
+    for size in (1.0, 0.01):
+        with torch.no_grad():
+            sae.W_dec_FE *= size
+            sae.b_dec_E *= size
+        found = sae.losses(x, size * y, sae(x), torch.tensor([3]), WholeBatch(size * y))
+        losses.append([0.0 if each is None else each.item() for each in vars(found).values()])
+    assert losses[0] == pytest.approx(losses[1], rel=1e-6)
+
+
+@pytest.mark.parametrize("family", PENALISED)
+def test_longer_decoder_rows_with_weaker_latents_lose_as_much_in_a_transcoder(family: str) -> None:
+    sae, (x, y) = small_sae(**FAMILIES[family], d_out=4), (tokens(), tokens(width=4, seed=3))
+    losses = []
+    for factor in (1.0, 8.0):
+        with torch.no_grad():
+            sae.W_dec_FE *= factor
+            for name, parameter in sae.named_parameters():
+                if name in ("W_enc_FD", "b_enc_F", "b_mag_F"):
+                    parameter /= factor
+                elif name == "log_threshold_F":
+                    parameter -= math.log(factor)
+        found = sae.losses(x, y, sae(x), torch.tensor([3]), WholeBatch(y))
+        losses.append([0.0 if each is None else each.item() for each in vars(found).values()])
+    assert losses[0] == pytest.approx(losses[1], rel=1e-6)
+
+
+def test_the_penalty_of_a_transcoder_worked_by_hand() -> None:
+    sae = build_sae(SaeConfig(d_in=2, d_sae=1, family="standard", l1_recipe="unit_norm", d_out=2))
+    with torch.no_grad():
+        sae.W_enc_FD.copy_(torch.tensor([[2.0, 0.0]]))
+        sae.W_dec_FE.copy_(torch.tensor([[3.0, 4.0]]))
+    x, y = torch.tensor([[1.0, 0.0], [-1.0, 0.0]]), torch.tensor([[6.0, 8.0], [-6.0, -8.0]])
+    found = sae.losses(x, y, sae(x), torch.tensor([], dtype=torch.int64), WholeBatch(y))
+    # Targets are 10 long. The first is met by a latent of 2 with a row of length 5, the second is missed altogether.
+    assert found.reconstruction.item() == pytest.approx((0 + 100) / 2 / 10**2)
+    assert found.sparsity is not None
+    assert found.sparsity.item() == pytest.approx((2 * 5 + 0) / 2 / 10)
 
 
 @pytest.mark.parametrize(("family", "wiring"), KINDS)
