@@ -65,10 +65,6 @@ class Harvester:
         """Which columns belong to which hookpoint, found by reading one sequence."""
         return side_by_side(self.hookpoints, self.widths(sequence))
 
-    def width(self, sequence: Sequence) -> int:
-        """D, found by reading one sequence."""
-        return sum(self.widths(sequence))
-
     def harvest(self, sequences: Several[Sequence], *, after: int = 0) -> Iterator[Tensor]:
         """The kept tokens' activations, (N, D) a forward pass, shortest sequences first.
 

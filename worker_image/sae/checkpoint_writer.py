@@ -42,11 +42,6 @@ class CheckpointWriter:
         self._thread = ThreadPoolExecutor(1, "checkpoint")
         clear_leftovers(folder)
 
-    @property
-    def busy(self) -> bool:
-        """Whether one is being written, or was written and not handed over yet."""
-        return self._saving is not None
-
     def reserve(self, state: CheckpointState) -> "Future[None]":
         """Make room for copies of such a state, beside training: memory is slow when it is touched first."""
         reserved = self._thread.submit(self._copies.reserve if self._fits(state) else _nothing, state)

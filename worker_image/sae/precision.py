@@ -14,19 +14,6 @@ from worker_image.sae.config import WeightsDtype
 _TYPES = {"float8_e4m3": torch.float8_e4m3fn, "float8_e5m2": torch.float8_e5m2}
 
 
-def rounded(weights: Tensor, dtype: WeightsDtype) -> Tensor:
-    """``weights`` as FP8 would hold them, in float32, all scaled so that the largest is just representable."""
-    bits, scale = _encoded(weights, dtype)
-    return bits.to(weights.dtype) * scale
-
-
-def _encoded(weights: Tensor, dtype: WeightsDtype) -> tuple[Tensor, Tensor]:
-    """(the FP8 numbers, by what they are multiplied)."""
-    kind = _TYPES[dtype]
-    scale = weights.abs().amax().clamp_min(torch.finfo(weights.dtype).tiny) / torch.finfo(kind).max
-    return (weights / scale).to(kind), scale
-
-
 class RoundedWeights:
     """The float32 masters of a module's matrices, whose parameters hold what FP8 makes of them."""
 
@@ -79,3 +66,10 @@ class RoundedWeights:
             bits, scale = _encoded(self._masters[name], self._dtype)
             weight.copy_(bits.to(weight.dtype) * scale)
             self._bits[name] = bits.view(torch.uint8)
+
+
+def _encoded(weights: Tensor, dtype: WeightsDtype) -> tuple[Tensor, Tensor]:
+    """(the FP8 numbers, scaled so that the largest is just representable; by what they are multiplied)."""
+    kind = _TYPES[dtype]
+    scale = weights.abs().amax().clamp_min(torch.finfo(weights.dtype).tiny) / torch.finfo(kind).max
+    return (weights / scale).to(kind), scale

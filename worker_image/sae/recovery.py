@@ -55,16 +55,6 @@ class Detection:
         self._truth_F = self._truth_F + truth_BF.sum(0)
 
     @property
-    def precision_F(self) -> Tensor:
-        """Share of a latent's firing in which its feature fired; 0 for a latent that never did."""
-        return self._both_F / self._latent_F.clamp_min(1)
-
-    @property
-    def recall_F(self) -> Tensor:
-        """Share of a feature's firing in which its latent fired."""
-        return self._both_F / self._truth_F.clamp_min(1)
-
-    @property
     def f1(self) -> float:
         """Mean over latents of the harmonic mean of precision and recall; 0 for those that are never right."""
         # 2 both / (latent + truth) is that harmonic mean without its division by 0.

@@ -35,12 +35,11 @@ def test_latents_that_share_a_feature_are_not_unique() -> None:
 def test_f1_is_the_mean_of_each_latents_own() -> None:
     detection = Detection(torch.tensor([[0.9, 0.1], [0.1, 0.9], [0.2, 0.3]]))
     truth_BG = torch.tensor([[1, 0], [1, 0], [1, 1], [0, 1]], dtype=torch.bool)
-    fires_BF = torch.tensor([[1, 0, 0], [0, 1, 0], [1, 1, 0], [1, 0, 0]], dtype=torch.bool)
+    fires_BF = torch.tensor([[1, 0, 0], [0, 0, 0], [1, 1, 0], [1, 0, 0]], dtype=torch.bool)
 
     detection.add(fires_BF[:2], truth_BG[:2])
     detection.add(fires_BF[2:], truth_BG[2:])
 
-    assert detection.precision_F.tolist() == pytest.approx([2 / 3, 1 / 2, 0])
-    assert detection.recall_F.tolist() == pytest.approx([2 / 3, 1 / 2, 0])
-    assert detection.f1 == pytest.approx((2 / 3 + 1 / 2 + 0) / 3)
+    # Precision 2/3 and recall 2/3; 1 and 1/2; never.
+    assert detection.f1 == pytest.approx((2 / 3 + 2 / 3 + 0) / 3)
     assert detection.dead_share == pytest.approx(1 / 3)

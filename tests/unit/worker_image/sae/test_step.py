@@ -7,10 +7,10 @@ import torch
 from torch import Tensor
 
 from tests.unit.worker_image.sae.test_losses import FAMILIES, WIRINGS
-from worker_image.sae.config import SaeConfig
+from worker_image.sae.config import SaeConfig, WeightsDtype
 from worker_image.sae.gradients import gradient_statistics, unmoved_shares
 from worker_image.sae.losses import Loss
-from worker_image.sae.precision import RoundedWeights, rounded
+from worker_image.sae.precision import RoundedWeights
 from worker_image.sae.trainer import MOST_HALVINGS, OptimizerOutOfMemory, Trainer
 
 
@@ -198,17 +198,32 @@ def test_patience_ends_and_good_steps_renew_it() -> None:
     assert made.last_loss != made.last_loss
 
 
-def test_fp8_weights_worked_by_hand() -> None:
-    # E4M3 holds 448 at most: the scale is 1, and between 256 and 448 its steps are 32.
-    assert rounded(torch.tensor([448.0, 300.0, 1.0]), "float8_e4m3").tolist() == [448, 288, 1]
-    # E5M2 has two bits of mantissa: 1.3 is nearest to 1.25.
-    assert rounded(torch.tensor([57344.0, 1.3]), "float8_e5m2").tolist() == [57344, 1.25]
+def linear(*weights: float) -> torch.nn.Linear:
+    module = torch.nn.Linear(len(weights), 1, bias=False)
+    with torch.no_grad():
+        module.weight.copy_(torch.tensor([weights]))
+    return module
+
+
+@pytest.mark.parametrize(
+    ("dtype", "exact", "held"),
+    [
+        # E4M3 holds 448 at most: the scale is 1, and between 256 and 448 its steps are 32.
+        ("float8_e4m3", (448.0, 300.0, 1.0), [448, 288, 1]),
+        # Twice as large, the scale is 2.
+        ("float8_e4m3", (896.0, 600.0, 2.0), [896, 576, 2]),
+        # E5M2 has two bits of mantissa: 1.3 is nearest to 1.25.
+        ("float8_e5m2", (57344.0, 1.3), [57344, 1.25]),
+    ],
+)
+def test_fp8_weights_worked_by_hand(dtype: WeightsDtype, exact: tuple[float, ...], held: list[float]) -> None:
+    module = linear(*exact)
+    RoundedWeights(module, dtype)
+    assert module.weight.tolist() == [held]
 
 
 def test_bits_that_do_not_change_are_counted_among_weights_that_moved() -> None:
-    module = torch.nn.Linear(4, 1, bias=False)
-    with torch.no_grad():
-        module.weight.copy_(torch.tensor([[448.0, 256.0, 256.0, 256.0]]))
+    module = linear(448.0, 256.0, 256.0, 256.0)
     weights = RoundedWeights(module, "float8_e4m3")
     weights.unround()
     with torch.no_grad():
