@@ -10,7 +10,9 @@ Shapes: B tokens, D = d_in, F = d_sae.
 
 import argparse
 import itertools
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from functools import partial
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -21,7 +23,7 @@ from benchmarks.table import show
 from worker_image.sae.config import SaeConfig
 from worker_image.sae.trainer import Trainer
 
-_FAMILIES = {
+_FAMILIES: dict[str, dict[str, Any]] = {
     "topk": {"family": "topk"},
     "topk, Multi-TopK": {"family": "topk", "multi_topk": True},
     "batch_topk": {"family": "batch_topk"},
@@ -33,11 +35,11 @@ _FAMILIES = {
 _DEAD_SHARE = 0.1
 
 
-def sparse_trainer(shape: Shape, sample_BD: Tensor, **options: object) -> Trainer:
+def sparse_trainer(shape: Shape, sample_BD: Tensor, **options: Any) -> Trainer:
     """A trainer of which about k latents per token are active."""
     # No learning, so that L0 stays where it is set.
     trainer = Trainer(SaeConfig(d_in=shape.d_in, d_sae=shape.d_sae, k=shape.k, lr=1e-12, **options))
-    sae = trainer.sae
+    sae: Any = trainer.sae  # of one family or another
     with torch.no_grad():
         sae.b_dec_E.copy_(sample_BD.mean(0))
         pre_BF = functional.linear(sample_BD[:256] - sae.b_dec_E, sae.encoder_FD)
@@ -69,6 +71,10 @@ def encoder_alone(shape: Shape) -> Callable[[Tensor], object]:
     return step
 
 
+def _next(step: Callable[[Tensor], object], turn: Iterator[Tensor]) -> None:
+    step(next(turn))
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--rounds", type=int, default=6)
@@ -84,9 +90,9 @@ def main() -> None:
     trainers["topk, a tenth dead, AuxK"] = with_dead(sparse_trainer(shape, batches[0], family="topk"))
     l0 = {name: float(trainer.sae(batches[1]).code.l0) for name, trainer in trainers.items()}
     turn = itertools.cycle(batches)
-    steps = {"the encoder's product alone": encoder_alone(shape)}
+    steps: dict[str, Callable[[Tensor], object]] = {"the encoder's product alone": encoder_alone(shape)}
     steps |= {name: trainer.train_step for name, trainer in trainers.items()}
-    timings = in_turns({name: lambda step=step: step(next(turn)) for name, step in steps.items()}, given.rounds)
+    timings = in_turns({name: partial(_next, step, turn) for name, step in steps.items()}, given.rounds)
     floor = timings["the encoder's product alone"]
     rows = [[name, l0.get(name, ""), *timing.row(floor)] for name, timing in timings.items()]
     show(f"One step of each family, {shape}, {given.threads} threads", ["", "L0", *HEADINGS], rows)

@@ -17,6 +17,7 @@ import psutil
 
 from benchmarks.table import show
 from orchestrator.client import Client
+from orchestrator.domain import Resources
 from tests.engine import base_image, engine_answers
 from tests.machine import Machine
 from tests.waiting import until
@@ -49,7 +50,7 @@ def measure(home: Path, seconds: float, jobs: int) -> list[tuple[object, ...]]:
         if jobs:
             with machine.client() as client:
                 job = {"image": base_image(), "command": ["sh", "-c", TALK]}
-                ids = [client.submit("container", job, resources={"cpus": 1}).id for _ in range(jobs)]
+                ids = [client.submit("container", job, resources=Resources(cpus=1)).id for _ in range(jobs)]
                 until(lambda: client.jobs(status="running").total == jobs, "all run", timeout_s=120)
                 rows.append((f"{jobs} running jobs", *use(process, seconds)))
                 with watched(machine, str(ids[0])):

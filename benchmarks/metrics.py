@@ -68,10 +68,10 @@ def measure(
     taken_in.append((title, *rates, *sizes(home / "saeforge.db", series * steps)))
     name = next(iter(curves))
     middle = {"start_step": 10 * (steps // 3), "end_step": 10 * (steps // 3) + steps}
-    everything = {"max_points": POINTS}
-    one = {"max_points": POINTS, "names": name}
-    part = {"max_points": POINTS, "names": name, **middle}
-    rows = {
+    everything: dict[str, object] = {"max_points": POINTS}
+    one: dict[str, object] = {"max_points": POINTS, "names": name}
+    part: dict[str, object] = {"max_points": POINTS, "names": name, **middle}
+    rows: dict[str, dict[str, object]] = {
         "one series, all of it": one,
         "one series, a tenth of it": part,
         **({"all series, all of them": everything} if series > 1 else {}),

@@ -23,7 +23,7 @@ import uvloop
 
 from benchmarks.table import show
 from orchestrator.app import create_app
-from orchestrator.domain import JobStatus, RetryPolicy
+from orchestrator.domain import JobStatus, Resources, RetryPolicy
 from orchestrator.executors.base import RunState
 from orchestrator.executors.fake import FakeEngine, FakeExecutor, FakeRun
 from orchestrator.settings import Settings
@@ -156,7 +156,9 @@ def real(home: Path, containers: int) -> tuple[object, ...]:
         with machine.client() as client:
             job = {"image": base_image(), "command": ["sleep", "86400"]}
             once = RetryPolicy(max_retries=0)
-            jobs = [client.submit("container", job, resources={"cpus": 1}, retry=once).id for _ in range(containers)]
+            jobs = [
+                client.submit("container", job, resources=Resources(cpus=1), retry=once).id for _ in range(containers)
+            ]
             until(lambda: client.jobs(status="running").total == containers, "all run", timeout_s=300)
         machine.end(signal.SIGKILL)
         killed = jobs[: containers // 2]

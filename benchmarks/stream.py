@@ -82,7 +82,7 @@ def run(params: TrainSaeParams, *, harvest: bool = True, train: bool = True) -> 
 
 
 def _fill(batches: Batches) -> None:
-    for _ in batches.prepare(lambda: None):
+    for _ in batches.prepare():
         pass
 
 
