@@ -6,7 +6,6 @@ predecessor did (the intent row, the container's name, the offsets) and goes on 
 
 import asyncio
 import logging
-import time
 from collections.abc import Awaitable, Callable, Collection, Iterator
 from contextlib import suppress
 from datetime import UTC, datetime
@@ -23,6 +22,7 @@ from orchestrator.changes import changes_made
 from orchestrator.confined import leads_astray, open_for_append
 from orchestrator.disk import FULL, is_full
 from orchestrator.domain import Attempt, EndReason, Job, JobStatus
+from orchestrator.elapsed import Elapsed
 from orchestrator.errors import (
     DiskFull,
     EngineUnavailable,
@@ -174,7 +174,9 @@ class Supervisor:
         self._run_dir = RunDir(self._spec.run_dir)
         self._commands = JOB_TYPES[job.type].commands
         self._timeout_s = job.resources.timeout_s
-        self._started_at = attempt.started_at.timestamp() if attempt.started_at else None
+        self._running = Elapsed.since(attempt.started_at) if attempt.started_at else None
+        self._asked: dict[UUID, Elapsed] = {}
+        """Command to end -> how long ago it was given."""
         self._store, self._executor, self._broker, self._settings = store, executor, broker, settings
         self._lookout = lookout
         self._growth, self._quota = growth, LogQuota(self._run_dir, settings.log_quota_mb << 20)
@@ -276,7 +278,7 @@ class Supervisor:
             faults.reach("launched")
             await self._store.attach(self.attempt, handle)
             faults.reach("attached")
-            self._started_at = time.time()
+            self._running = Elapsed.since(datetime.now(UTC))
             return handle
 
     async def _launch_unless_image_gone(self, *, last: bool) -> str | None:
@@ -407,9 +409,9 @@ class Supervisor:
 
     def _left_s(self) -> float | None:
         """Seconds until it has run for too long; none when it may run for ever."""
-        if not self._timeout_s or self._started_at is None:
+        if not self._timeout_s or self._running is None:
             return None
-        return self._started_at + self._timeout_s - time.time()
+        return self._timeout_s - self._running.seconds
 
     def _overran(self) -> bool:
         left_s = self._left_s()
@@ -423,11 +425,11 @@ class Supervisor:
     async def _overdue(self, intent: str) -> bool:
         told = "stop" if intent == "stop" else "pause"
         asked = [
-            item.requested_at.timestamp()
+            self._asked.setdefault(item.id, Elapsed.since(item.requested_at))
             for item in await self._store.commands(self._job_id)
             if item.type == told and item.attempt == self.attempt.number
         ]
-        return bool(asked) and time.time() - asked[-1] > self._settings.grace_s
+        return bool(asked) and asked[-1].seconds > self._settings.grace_s
 
     async def _deliver(self) -> None:
         """Append requested commands to the command file, each once: the file itself tells which it has."""

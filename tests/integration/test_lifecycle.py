@@ -1,5 +1,6 @@
 """What becomes of a job between its attempts: retries, making room, changes, and containers that nobody knows."""
 
+import time
 from pathlib import Path
 from uuid import UUID, uuid4
 
@@ -7,12 +8,12 @@ import pytest
 
 from orchestrator.domain import Resources, RetryPolicy
 from orchestrator.errors import IdempotencyConflict, InvalidInput, NotFound, StateConflict
-from orchestrator.executors.base import LaunchSpec
+from orchestrator.executors.base import LaunchSpec, RunState
 from orchestrator.executors.fake import FakeEngine, FakeRun
 from tests.integration.conftest import Orchestrator
 from tests.waiting import until
 from worker_image.contract.commands import command
-from worker_image.contract.events import CheckpointSaved, CommandApplied, Finished
+from worker_image.contract.events import CheckpointSaved, CommandApplied, Finished, Progress
 from worker_image.contract.rundir import RunDir
 
 AT_ONCE = RetryPolicy(backoff_s=0)
@@ -255,3 +256,31 @@ def test_a_restart_by_its_key_is_found_again_once_its_checkpoint_is_gone(orchest
     orchestrator.reaches(made, "cancelled")
     orchestrator.client.delete_checkpoint(job_id, "step_5")
     assert str(orchestrator.client.restart(job_id, checkpoint="step_5", idempotency_key="once").id) == made
+
+
+def looked_at(orchestrator: Orchestrator, job_id: str, first: int) -> None:
+    """Wait until the supervisor came round twice: what it steers by the first look is done by the second."""
+
+    def done() -> object:
+        return (orchestrator.client.job(job_id).progress or {}).get("done")
+
+    for step in (first, first + 1):
+        orchestrator.report(job_id, Progress(seq=step, ts=1, phase="training", done=step, total=100, unit="steps"))
+        until(lambda step=step: done() == step, f"step {step} is told", done)  # type: ignore[misc]
+
+
+@pytest.mark.parametrize("set_by_s", [3600, -3600])
+def test_a_clock_that_is_set_ends_no_job(
+    orchestrator: Orchestrator, monkeypatch: pytest.MonkeyPatch, set_by_s: int
+) -> None:
+    job_id = orchestrator.train(resources=Resources(timeout_s=600))
+    orchestrator.reaches(job_id, "running")
+    orchestrator.client.pause(job_id)
+    looked_at(orchestrator, job_id, 1)
+    true = time.time
+    monkeypatch.setattr("time.time", lambda: true() + set_by_s)
+    looked_at(orchestrator, job_id, 3)
+    assert orchestrator.run_of(job_id).state is RunState.RUNNING
+    orchestrator.report(job_id, saved(6, seq=5), Finished(seq=6, ts=6, outcome="paused"))
+    orchestrator.exit(job_id)
+    orchestrator.reaches(job_id, "paused")
