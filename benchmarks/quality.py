@@ -118,11 +118,11 @@ COURSES = {
         batch_size=512,
         goals={
             "topk": Goal(4, 0.75, 0.904, 0.65, 0.83, 0.05, lr=1e-3),
-            "batch_topk": Goal(4, 0.75, 0.974, 0.78, 0.93, 0.05, lr=4e-3),
+            "batch_topk": Goal(4, 0.75, 0.974, 0.75, 0.91, 0.05, lr=4e-3),
             "matryoshka": Goal(4, 0.73, 0.955, 0.87, 0.95, 0.05),
             "standard": Goal(5.6, 0.82, 0.947, 0.66, 0.95, 0.02),
             "gated": Goal(4, 0.83, 0.978, 0.83, 0.95, 0.02),
-            "jumprelu": Goal(4, 0.82, 0.972, 0.72, 0.9, 0.05, lr=2.3e-3, bandwidth=0.2),
+            "jumprelu": Goal(4, 0.82, 0.972, 0.75, 0.92, 0.05, lr=4e-3, bandwidth=0.2),
         },
     ),
 }
