@@ -12,7 +12,7 @@ engine_answers = docker version >/dev/null 2>&1 && [ "$$SAEFORGE_EXECUTOR" != pr
 help: ## Show this.
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-11s %s\n", $$1, $$2}'
 
-demo: ## Train a real SAE and watch it. ONCE=1 exits at its end; DOCKER=install installs an engine first (root, Debian or Ubuntu).
+demo: ## Train a real SAE and watch it. ONCE=1 exits at its end; DEMO_STEPS=100 is sooner there; DOCKER=install installs an engine first (root, Debian or Ubuntu).
 	@if [ "$(DOCKER)" = install ]; then scripts/install-docker; fi
 	@if $(engine_answers); then scripts/install orchestrator,dashboard; else scripts/install all; fi
 	@$(BIN)/python scripts/demo.py $(if $(ONCE),--once) $(if $(DEMO_STEPS),--steps $(DEMO_STEPS))

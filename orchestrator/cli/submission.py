@@ -6,12 +6,13 @@ import json
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Annotated, Any
+from uuid import UUID
 
 import typer
 import yaml
 from pydantic import ValidationError
 
-from orchestrator.cli.console import ExitCode, command, emit, err, out
+from orchestrator.cli.console import ExitCode, command, emit, err, find_job, out
 from orchestrator.cli.following import follow_log
 from orchestrator.client import Client
 from orchestrator.config_file import applies_when, from_yaml
@@ -46,7 +47,7 @@ def _submission(name: str, job_type: type[JobType]) -> Callable[..., None]:
         with Client() as client:
             job = client.submit(
                 name,
-                parameters(job_type, given),
+                with_whole_ids(client, job_type, parameters(job_type, given)),
                 name=given["name"],
                 owner=given["owner"],
                 priority=given["priority"],
@@ -92,6 +93,21 @@ def parameters(job_type: type[JobType], given: dict[str, Any]) -> dict[str, Any]
         raise InvalidInput(f"the parameters are of type {merged['type']!r}", field="type")
     merged.pop("type", None)
     return merged
+
+
+def with_whole_ids(client: Client, job_type: type[JobType], params: dict[str, Any]) -> dict[str, Any]:
+    """The parameters with the whole id in ``job:3f2a``, which other commands would understand as well.
+
+    Raises:
+        NotFound, InvalidInput: no job begins so, or several do.
+    """
+    whole = dict(params)
+    for field, kind in job_type.references().items():
+        value = whole.get(field)
+        if kind == "sae" and isinstance(value, str) and value.startswith("job:"):
+            start, slash, folder = value.removeprefix("job:").partition("/")
+            whole[field] = f"job:{UUID(find_job(client, start))}{slash}{folder}"
+    return whole
 
 
 def _resources(asked: dict[str, Any]) -> Resources:

@@ -177,6 +177,17 @@ def test_submit_prints_the_id_alone(monkeypatch: pytest.MonkeyPatch) -> None:
     assert sent(script)["params"] == {"model": "m", "dataset": "d", "k": 16, "lr": 0.001, "optimizer": "adamw"}
 
 
+@pytest.mark.parametrize(("given", "meant"), [(str(JOB)[:6], f"job:{JOB}"), (f"{JOB}/sae_2", f"job:{JOB}/sae_2")])
+def test_the_job_of_an_autoencoder_may_be_named_by_the_beginning_of_its_id(
+    monkeypatch: pytest.MonkeyPatch, given: str, meant: str
+) -> None:
+    looked_up = [] if str(JOB) in given else [page(job_json())]
+    words = ["submit", "evaluate_sae", "--sae", f"job:{given}", "--model", "m", "--dataset", "d"]
+    result, script = run(monkeypatch, words, *looked_up, Answer(201, job_json()))
+    assert result.exit_code == 0
+    assert json.loads(script.requests[-1].body)["params"]["sae"] == meant
+
+
 def test_submit_passes_on_whose_job_it_is_and_what_it_needs(monkeypatch: pytest.MonkeyPatch) -> None:
     owned = ["--name", "n", "--owner", "o", "--priority", "7", "--tag", "a", "--tag", "b"]
     needed = ["--gpus", "2", "--cpus", "1.5", "--memory-mb", "4096", "--timeout-s", "60"]
