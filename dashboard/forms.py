@@ -86,7 +86,7 @@ class BadAnswer(ValueError):
 def readable(number: float) -> str:
     """A number as a person writes it: no trailing zeros, thousands apart, tiny ones as powers of ten."""
     if isinstance(number, int) or float(number).is_integer():
-        return f"{int(number):,}".replace(",", " ") if abs(number) >= 10_000 else str(int(number))
+        return f"{int(number):,}" if abs(number) >= 10_000 else str(int(number))
     return f"{number:.6g}".replace("e-0", "e-")
 
 
@@ -235,7 +235,7 @@ def shown(field: Field, value: Any) -> Any:
         return empty.get(field.kind, "")
     match field.kind:
         case "number":
-            return readable(value).replace(" ", "")
+            return readable(value).replace(",", "")
         case "words":
             return shlex.join(_written(field, item) for item in value)
         case "mapping":
@@ -318,7 +318,7 @@ def _number(raw: Any) -> float:
     try:
         return float(str(raw).replace(" ", ""))
     except ValueError:
-        raise ValueError(f"{raw!r} is not a number; write e.g. 0.001 or 1e-3.") from None
+        raise ValueError(f"{raw!r} is not a number; write e.g. 0.001, 1e-3 or 524288.") from None
 
 
 def _words(raw: str) -> list[str]:

@@ -106,7 +106,7 @@ def progress_bar(job: JobView) -> str:
     share = 1.0 if job.status is JobStatus.COMPLETED else share_done(progress)
     done = ""
     if progress.get("total"):
-        done = f"{progress['done']:,} / {progress['total']:,} {progress.get('unit', '')}".replace(",", " ")
+        done = f"{progress['done']:,} / {progress['total']:,} {progress.get('unit', '')}"
     rate, eta = progress.get("rate_per_s"), progress.get("eta_s")
     facts = [done]
     if job.status in ACTIVE:
@@ -154,7 +154,7 @@ def metric_tiles(job: JobView) -> str:
         value = now.get(name, held_out)
         shown.append(tile(METRIC_NAMES[name], measured(name, value), hint))
     step = now.get("step")
-    shown.append(tile("step", "–" if step is None else f"{int(step):,}".replace(",", " ")))
+    shown.append(tile("step", "–" if step is None else f"{int(step):,}"))
     return tiles([*shown, tile("elapsed", elapsed(job))])
 
 

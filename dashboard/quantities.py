@@ -62,7 +62,9 @@ def measured(name: str, value: float | None) -> str:
     if name.endswith("_share"):
         return f"{value * 100:.2g} %" if 0 < value < 0.1 else f"{value * 100:.1f} %"
     if name.endswith("_per_s"):
-        return f"{value / 1000:.1f}k" if value >= 10_000 else f"{value:,.0f}".replace(",", " ")
+        if value >= 10_000:
+            return f"{value / 1000:.1f}k"
+        return f"{value:,.0f}" if value >= 10 else f"{value:.2g}"
     if value != 0 and (abs(value) < 1e-3 or abs(value) >= 1e6):
         return f"{value:.1e}"
     return f"{value:.4g}"

@@ -126,7 +126,7 @@ def percent(value: float) -> str:
 
 
 def count(value: float) -> str:
-    return f"{value:,.0f}".replace(",", " ")
+    return f"{value:,.0f}"
 
 
 def number(gpu: GpuView) -> str:

@@ -112,7 +112,7 @@ def test_every_unreadable_answer_is_reported_at_its_field() -> None:
         forms.params(list(TRAIN.values()), {"model": " ", "dataset": "d", "lr": "fast", "k": "3.5"})
     assert caught.value.problems == {
         "model": "This is needed.",
-        "lr": "'fast' is not a number; write e.g. 0.001 or 1e-3.",
+        "lr": "'fast' is not a number; write e.g. 0.001, 1e-3 or 524288.",
         "k": "'3.5' is not a whole number.",
     }
 
@@ -130,7 +130,7 @@ def test_a_mapping_line_without_a_sign_is_reported() -> None:
 def test_numbers_are_written_as_a_person_would() -> None:
     assert [forms.readable(n) for n in (32, 524288, 0.03125, 6.25e-10, 1e-6)] == [
         "32",
-        "524 288",
+        "524,288",
         "0.03125",
         "6.25e-10",
         "1e-6",

@@ -37,7 +37,9 @@ def test_a_size_has_a_decimal_unit(size_bytes: int, words: str) -> None:
         ("loss", 0.0000123, "1.2e-05"),
         ("dead_share", 0.011, "1.1 %"),
         ("tokens_per_s", 10_700, "10.7k"),
+        ("tokens_per_s", 9504.0, "9,504"),
         ("tokens_per_s", 950.4, "950"),
+        ("steps_per_s", 0.834, "0.83"),
     ],
 )
 def test_a_metric_has_the_digits_that_matter(name: str, value: float | None, words: str) -> None:

@@ -73,7 +73,7 @@ def test_a_running_job_is_a_card_that_links_to_its_page(open_page: OpenPage, fak
     job = hold(fake)
     html = html_of(open_page())
     assert f'href="job?job={job}"' in html
-    assert "250 / 1 000 steps · 8 steps/s · ETA 1 min 34 s" in html
+    assert "250 / 1,000 steps · 8 steps/s · ETA 1 min 34 s" in html
 
 
 def test_a_queued_job_says_why_it_waits(open_page: OpenPage, fake: FakeClient) -> None:
