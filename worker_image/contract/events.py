@@ -84,8 +84,8 @@ class CheckpointSaved(_Event):
     """Bytes of all its files."""
     digest: str
     """``sha256:`` and the hex digest over the checkpoint's files."""
-    reason: Literal["interval", "command", "pause", "stop", "final", "anomaly"]
-    """Why it was written."""
+    reason: Literal["interval", "command", "pause", "stop", "final", "error", "anomaly"]
+    """Why it was written; "error": something failed, and this is what was learned before."""
 
 
 class CheckpointRemoved(_Event):

@@ -41,23 +41,24 @@ def _train(training: Training) -> None:
         except Halted as halt:
             training.halt(halt.instruction)
     except torch.cuda.OutOfMemoryError as error:
-        _settle(training)
+        _keep(training)
         raise training.need.lacking(
             "batch_size",
             f"what is done beside training at step {training.step} (measuring held-out tokens, exporting)",
             "lower batch_size or expansion_factor, or share the GPU with fewer jobs",
         ) from error
     except Exception:
-        _settle(training)
+        _keep(training)
         raise
     finally:
         training.close()
 
 
-def _settle(training: Training) -> None:
-    """Wait for a checkpoint that is being written: it is worth more than the seconds it takes."""
+def _keep(training: Training) -> None:
+    """Save what was learned: it is worth more than the seconds it takes."""
     try:
         training.checkpoints.settle(training.params)
-    except OSError as error:
+        training.keep()
+    except Exception as error:
         # What ended the training is what is told.
-        training.run.log(f"the checkpoint that was being written is lost: {error}", "warning")
+        training.run.log(f"no checkpoint could be written of step {training.step}: {error}", "warning")

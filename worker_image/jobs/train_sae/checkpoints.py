@@ -19,7 +19,7 @@ from worker_image.sae.checkpoint import (
 )
 from worker_image.sae.checkpoint_writer import CheckpointWriter
 
-Reason = Literal["interval", "command", "pause", "stop", "final", "anomaly"]
+Reason = Literal["interval", "command", "pause", "stop", "final", "error", "anomaly"]
 
 _LEFT_ALONE_BYTES = 256 * MIB
 """Memory that copies of the state must leave to everything else."""

@@ -83,9 +83,12 @@ class Training:
         """Known from the first batches on."""
         self._has_held_out = False
         self._is_probed = False
+        self._is_between_steps = True
+        """Whether learners and batches stand where a checkpoint may be written of them."""
         self._began = began
         if inputs.checkpoint is not None:
             self._continue_from(inputs.checkpoint)
+        self._began_at = self.step
         self._harvest_pace = Pace()
         self._train_pace = Pace()
         self._reported = self._logged = time.monotonic()
@@ -140,10 +143,14 @@ class Training:
         """Harvest and train to the last step, then evaluate and export."""
         # Even with no step left to take: what is measured at the end is held out here.
         self._prepare()
+        # What is to be so from the first step on, even where nothing was left to harvest.
+        self._obey()
         while self.step < self.params.steps:
             if not self.batches.ready:
                 self._prepare()
+            self._is_between_steps = False
             outcomes = self._step(self.batches.next_batch())
+            self._is_between_steps = True
             if self._is_reported(self.step):
                 self._report(outcomes)
             elif between := self._due_between(outcomes):
@@ -179,6 +186,16 @@ class Training:
         self.run.applied(instruction, f"stopped at step {self.step}; {name} is saved", self.step)
         self.run.log(f"stopped at step {self.step}")
         self.run.finish("stopped", results=results)
+
+    def keep(self) -> str | None:
+        """Write a checkpoint of the steps that an error would cost; its name.
+
+        None where there are none, and where they are lost: the error came in the middle of a step, or left something
+        that is not finite.
+        """
+        if not self._is_between_steps or self.step == self._began_at or self._lost(weights=True) is not None:
+            return None
+        return self.checkpoints.save_and_wait(self._moment, partial(self._state, "step"), self.params, "error")
 
     def _prepare(self) -> None:
         """Get activations for the next batches, reporting progress and obeying commands meanwhile."""

@@ -49,6 +49,8 @@ def job(bert: Path, corpus: Path, tmp_path: Path) -> Job:
         script: Script = lambda run: [],
         resume_from: Path | None = None,
         changes: tuple[AppliedChange, ...] = (),
+        *,
+        one_cache: bool = False,
         **different: object,
     ) -> RecordingRun:
         defaults: dict[str, object] = {
@@ -69,6 +71,8 @@ def job(bert: Path, corpus: Path, tmp_path: Path) -> Job:
         params = TrainSaeParams.model_validate(defaults | different)
         run = RecordingRun(tmp_path / name, {"model": params.model, "dataset": params.dataset}, script, resume_from)
         run.changes = changes
+        if one_cache:
+            run.cache = tmp_path / "cache"
         main(params, run)
         return run
 
@@ -359,7 +363,55 @@ def test_a_checkpoint_lost_beside_the_error_that_ends_training_is_logged(
 
     with pytest.raises(ArithmeticError):
         job(script=breaking)
-    assert ("warning", "the checkpoint that was being written is lost: no disk") in runs[0].lines
+    assert ("warning", "no checkpoint could be written of step 0: no disk") in runs[0].lines
+
+
+class Broke(Exception):
+    """What a test lets go wrong."""
+
+
+def breaking_at(step: int, runs: list[RecordingRun]) -> Script:
+    """Fail between two steps."""
+
+    def script(run: RecordingRun) -> list[Instruction]:
+        runs.append(run)
+        if steps_done(run) == step:
+            raise Broke
+        return []
+
+    return script
+
+
+@pytest.mark.parametrize("source", [{"cache": "on"}, {"cache": "off", "buffer_tokens": 300, "prefetch": "on"}])
+def test_an_error_between_two_steps_costs_no_step(job: Job, source: dict[str, object]) -> None:
+    whole, runs = job("whole", **source), list[RecordingRun]()
+    with pytest.raises(Broke):
+        job("broken", breaking_at(7, runs), **source)
+    [kept] = runs[-1].of(CheckpointSaved)
+    assert (kept.name, kept.reason) == ("step_7", "error")
+    assert_same_weights(whole, job("resumed", resume_from=runs[-1].checkpoints / "step_7", **source))
+
+
+def test_an_error_in_the_middle_of_a_step_leaves_no_checkpoint_of_half_of_it(
+    job: Job, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def broken(learner: Learner, *given: object, **options: object) -> object:
+        if learner.trainer.step == 7:
+            raise Broke
+        return train_step(learner, *given, **options)
+
+    train_step, runs = Learner.train_step, list[RecordingRun]()
+    monkeypatch.setattr(Learner, "train_step", broken)
+    with pytest.raises(Broke):
+        job("broken", breaking_at(-1, runs), checkpoint_every_steps=5)
+    assert [(saved.name, saved.reason) for saved in runs[-1].of(CheckpointSaved)] == [("step_5", "interval")]
+
+
+def test_an_error_before_any_further_step_is_no_progress(job: Job) -> None:
+    paused, runs = job("paused", once_at(5, pause())), list[RecordingRun]()
+    with pytest.raises(Broke):
+        job("broken", breaking_at(0, runs), resume_from=paused.checkpoints / "step_5")
+    assert not runs[-1].of(CheckpointSaved)
 
 
 def test_held_out_tokens_are_measured_in_the_parts_that_training_came_down_to(
@@ -706,18 +758,21 @@ def test_a_change_is_in_force_after_a_resume(job: Job) -> None:
     assert [event.step for event in reports(resumed)] == [10, 15, 20, 25, 30]
 
 
+@pytest.mark.parametrize("source", [{"cache": "on", "one_cache": True}, {"cache": "off"}], ids=["cache", "harvest"])
 @pytest.mark.parametrize("saved_at", [0, 5, 8])
-def test_changes_made_after_the_checkpoint_are_made_again_at_their_steps(job: Job, saved_at: int) -> None:
+def test_changes_made_after_the_checkpoint_are_made_again_at_their_steps(
+    job: Job, saved_at: int, source: dict[str, object]
+) -> None:
     first, second = change(lr=3e-3), change(lr=1e-3)
 
     def script(run: RecordingRun) -> list[Instruction]:
         given = {5: [first], 8: [second]}.get(steps_done(run), [])
         return [one for one in given if one not in [asked for _, asked, _ in run.answers]]
 
-    whole = job("whole", script)
-    paused = job("paused", lambda run: [pause()] if steps_done(run) == saved_at else script(run))
+    whole = job("whole", script, **source)
+    paused = job("paused", lambda run: [pause()] if steps_done(run) == saved_at else script(run), **source)
     changes = tuple(AppliedChange(id=one.id, step=step, values=one.values) for one, step in ((first, 5), (second, 8)))
-    resumed = job("resumed", resume_from=paused.checkpoints / f"step_{saved_at}", changes=changes)
+    resumed = job("resumed", resume_from=paused.checkpoints / f"step_{saved_at}", changes=changes, **source)
     assert_same_weights(whole, resumed)
 
 
