@@ -87,9 +87,11 @@ def failure_box(job: JobView) -> str:
     where = f'<div class="sf-detail">Parameter: <code>{escape(failure.field)}</code></div>' if failure.field else ""
     advice = f'<p class="sf-advice"><b>What to do</b> {escape(failure.suggestion)}</p>' if failure.suggestion else ""
     reason = failure.reason.value.replace("_", " ")
+    is_paused = job.status is JobStatus.PAUSED
+    onward = "<p>Its state is kept: change what has to be, then resume it.</p>" if is_paused else ""
     return (
-        f'<div class="sf-banner sf-error" role="alert"><b>Failed: {escape(reason)}</b>'
-        f"<p>{escape(failure.message)}</p>{where}{advice}</div>"
+        f'<div class="sf-banner sf-error" role="alert"><b>{"Paused, as it failed" if is_paused else "Failed"}: '
+        f"{escape(reason)}</b><p>{escape(failure.message)}</p>{where}{advice}{onward}</div>"
     )
 
 

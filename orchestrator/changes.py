@@ -24,12 +24,25 @@ class Difference:
 
 
 def changes_made(commands: Iterable[StoredCommand]) -> tuple[AppliedChange, ...]:
-    """The changes of parameters that took effect, in the order they were asked for."""
-    made = []
+    """The changes of parameters that took effect, in the order they were asked for.
+
+    Less those that were overtaken: what was made before at a later step was made by an attempt whose steps were lost,
+    and is not what was wanted last.
+    """
+    made: list[AppliedChange] = []
     for stored in commands:
         if stored.status == "applied" and stored.type in ("set_learning_rate", "set_parameters"):
-            made.append(AppliedChange(id=stored.id, step=stored.step or 0, values=_values(stored)))
+            change = AppliedChange(id=stored.id, step=stored.step or 0, values=_values(stored))
+            made = [left for before in made if (left := _beside(before, change)) is not None] + [change]
     return tuple(made)
+
+
+def _beside(before: AppliedChange, change: AppliedChange) -> AppliedChange | None:
+    """What is still to be made of a change when another one was made since; None when nothing is."""
+    if before.step <= change.step:
+        return before
+    left = {name: value for name, value in before.values.items() if name not in change.values}
+    return before.model_copy(update={"values": left}) if left else None
 
 
 def in_force(params: Mapping[str, Any], changes: Iterable[AppliedChange]) -> dict[str, Any]:

@@ -578,7 +578,7 @@ class Client:
         return self._parse(JobDetail, self._transport.call("POST", _of(job_id, "learning-rate"), body={"lr": lr}))
 
     def set_parameters(self, job_id: JobId, params: Mapping[str, Any], *, dry_run: bool = False) -> ParameterChanges:
-        """Have a running job take up other parameters; tells which it can, and which want a new job.
+        """Have a job take up other parameters from its next step on; tells which it can, and which want a new job.
 
         With ``dry_run`` it is only told what differs from the parameters in force.
         """

@@ -52,11 +52,12 @@ DELETE_TRIES = 3
 def available_actions(job: Job) -> list[str]:
     """The actions the job's state and type allow now."""
     commands = JOB_TYPES[job.type].commands
+    changes = sorted(commands & {"set_learning_rate", "set_parameters"})
     match job.status:
         case JobStatus.QUEUED:
-            return ["cancel", "pause"]
+            return ["cancel", "pause", *changes]
         case JobStatus.PAUSED:
-            return ["cancel", "resume", "stop"]
+            return ["cancel", "resume", "stop", *changes]
         case JobStatus.STARTING | JobStatus.RUNNING:
             return ["cancel", "stop", *sorted(commands - {"stop"})]
         case JobStatus.PAUSING:
@@ -174,7 +175,7 @@ class Control:
         return await self._tell(job_id, CheckpointNow(id=uuid4(), ts=time.time()))
 
     async def set_learning_rate(self, job_id: UUID, lr: float) -> Job:
-        """Replace the peak learning rate of a running job."""
+        """Replace the peak learning rate of a job, from its next step on."""
         return await self._tell(job_id, SetLearningRate(id=uuid4(), ts=time.time(), lr=lr))
 
     async def validate(self, job_id: UUID) -> Job:
@@ -182,7 +183,7 @@ class Control:
         return await self._tell(job_id, Validate(id=uuid4(), ts=time.time()))
 
     async def set_parameters(self, job_id: UUID, values: Mapping[str, ParameterValue]) -> UUID:
-        """Have a running job take up these values; the command's id."""
+        """Have a job take up these values, from its next step on; the command's id."""
         asked = SetParameters(id=uuid4(), ts=time.time(), values=dict(values))
         await self._tell(job_id, asked)
         return asked.id
@@ -379,11 +380,29 @@ class Control:
         async def change(job: Job) -> Job:
             if command.type not in JOB_TYPES[job.type].commands:
                 raise _conflict(job, command.type, f"{job.type} jobs do not take this command")
+            if isinstance(command, SetLearningRate | SetParameters) and job.status in (
+                JobStatus.QUEUED,
+                JobStatus.PAUSED,
+            ):
+                return await self._change_next(job, command)
             if job.status not in (JobStatus.STARTING, JobStatus.RUNNING):
                 raise _conflict(job, command.type, "only a running job can do that")
             return await self._command(job, command, to=None, intent=None, phase="")
 
         return await self._changing(job_id, change)
+
+    async def _change_next(self, job: Job, command: SetLearningRate | SetParameters) -> Job:
+        """Have its next attempt make the change where it begins."""
+        values: Mapping[str, ParameterValue] = (
+            {"lr": command.lr} if command.type == "set_learning_rate" else command.values
+        )
+        for name in values:
+            if name in job.params.varied():
+                raise _conflict(job, command.type, f"{name} differs between the autoencoders of this job")
+        path = await self._newest_checkpoint(job.id)
+        step = int(Path(path).name.removeprefix("step_")) if path is not None else 0
+        told = ", ".join(f"{name} {value}" for name, value in values.items())
+        return await self._store.change_between(job, command, step=step, detail=f"{told} from step {step + 1}")
 
     async def _command(
         self, job: Job, command: Command, *, to: JobStatus | None, intent: Intent | None, phase: str

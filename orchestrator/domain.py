@@ -193,6 +193,9 @@ class RetryPolicy(BaseModel):
     """Longest wait before one, in seconds."""
     on: tuple[FailureClass, ...] | None = None
     """Kinds of failure to try again after; those that ``RETRIES`` gives any retries when empty."""
+    on_failure: Literal["fail", "pause"] = "fail"
+    """What becomes of a job that failed and is not tried again. ``pause``: it waits with its state kept until it is
+    resumed, changed or not."""
 
     def retries(self, kind: FailureClass) -> int:
         """How many further attempts in a row a failure of this kind gets."""

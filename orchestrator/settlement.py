@@ -40,6 +40,9 @@ def settlement(
         delay_s = job.retry.delay_s(retry)
         note = f"{end.failure.message}; retry {retry} of {granted} in {delay_s:g} s"
         return ended(JobStatus.QUEUED, note, retry, delay_s)
-    if granted and job.intent in ("run", "requeue"):
-        return ended(STATUS_OF[end.reason], f"{end.failure.message}; given up after {job.retries} retries")
-    return ended(STATUS_OF[end.reason])
+    if job.intent not in ("run", "requeue"):
+        return ended(STATUS_OF[end.reason])
+    told = f"{end.failure.message}; given up after {job.retries} retries" if granted else end.failure.message
+    if job.retry.on_failure == "pause":
+        return ended(JobStatus.PAUSED, f"{told}; paused until it is resumed")
+    return ended(STATUS_OF[end.reason], told)

@@ -31,7 +31,11 @@ MOST_DOWNLOAD_BYTES = 2_000_000_000
 ACTIONS: dict[str, tuple[str, str, str]] = {
     "checkpoint": ("Checkpoint now", ":material/save:", "Write a checkpoint and go on"),
     "validate": ("Validate now", ":material/fact_check:", "Measure on the held-out tokens and go on"),
-    "set_parameters": ("Change…", ":material/tune:", "Learning rate, coefficients and intervals of the running job"),
+    "set_parameters": (
+        "Change…",
+        ":material/tune:",
+        "Learning rate, coefficients and intervals, from the next step on",
+    ),
     "pause": ("Pause", ":material/pause:", "Write a checkpoint and free the GPU; resume continues from it"),
     "resume": ("Resume", ":material/play_arrow:", "Queue it again; it continues from its last checkpoint"),
     "stop": ("Stop", ":material/stop:", "Write a final checkpoint and the artifacts so far, then end"),

@@ -10,7 +10,7 @@ import streamlit as st
 
 from dashboard import connection, forms, markup, widgets
 from dashboard.widgets import Problem
-from orchestrator.domain import Resources
+from orchestrator.domain import Resources, RetryPolicy
 from orchestrator.errors import InvalidInput, OrchestratorError
 from orchestrator.views import EstimateView, Inventory, JobDetail, JobTypeView
 
@@ -50,8 +50,8 @@ def chosen_type(types: list[JobTypeView], source: JobDetail | None) -> JobTypeVi
 
 
 def about_job(prefix: str, source: JobDetail | None, problems: dict[str, Problem]) -> dict[str, Any]:
-    """Name, owner, priority and tags."""
-    name_at, owner_at, priority_at, tags_at = st.columns([2, 1, 1, 2])
+    """Name, owner, priority, tags, and what becomes of it when it fails."""
+    name_at, owner_at, priority_at, tags_at, failure_at = st.columns([2, 1, 1, 2, 1])
     with name_at:
         name = st.text_input(
             "name", value=f"{source.name} copy" if source else "", key=f"{prefix}name", max_chars=200,
@@ -76,7 +76,20 @@ def about_job(prefix: str, source: JobDetail | None, problems: dict[str, Problem
             accept_new_options=True, placeholder="Type a tag and press Enter", help="Words to find the job by.",
         )  # fmt: skip
         widgets.show_problem(problems.get("tags"))
-    return {"name": name.strip() or None, "owner": owner.strip() or "default", "priority": priority, "tags": tags}
+    with failure_at:
+        retry = source.retry if source else RetryPolicy()
+        on_failure = st.selectbox(
+            "when it fails", ["fail", "pause"], index=["fail", "pause"].index(retry.on_failure),
+            key=f"{prefix}on_failure",
+            help="Once it is not tried again: end as failed, or wait with its state kept until you resume it.",
+        )  # fmt: skip
+    return {
+        "name": name.strip() or None,
+        "owner": owner.strip() or "default",
+        "priority": priority,
+        "tags": tags,
+        "retry": retry.model_copy(update={"on_failure": on_failure}),
+    }
 
 
 def place_error(error: OrchestratorError, form: list[forms.Field]) -> dict[str, Problem]:
@@ -138,6 +151,7 @@ def send(
             priority=about["priority"],
             tags=about["tags"],
             resources=Resources(**resources),
+            retry=about["retry"],
             idempotency_key=idempotency_key(draft, body),
         )
     except InvalidInput as error:

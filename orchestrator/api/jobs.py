@@ -271,7 +271,7 @@ async def checkpoint(orchestrator: Orchestrator, job_id: JobId) -> JobDetail:
 @router.post("/jobs/{id}/learning-rate", status_code=202)
 @needs(Role.WRITE)
 async def learning_rate(orchestrator: Orchestrator, job_id: JobId, body: LearningRate) -> JobDetail:
-    """Change the peak learning rate of a running job."""
+    """Change a job's peak learning rate, from its next step on."""
     return await _detail(orchestrator, await orchestrator.control.set_learning_rate(job_id, body.lr))
 
 
@@ -285,7 +285,7 @@ async def validate(orchestrator: Orchestrator, job_id: JobId) -> JobDetail:
 @router.post("/jobs/{id}/parameters", status_code=202)
 @needs(Role.WRITE)
 async def parameters(orchestrator: Orchestrator, job_id: JobId, body: ParameterRequest) -> ParameterChanges:
-    """Have a running job take up other parameters; tells which it can, and which want a new job."""
+    """Have a job take up other parameters from its next step on; tells which it can, and which want a new job."""
     job = await orchestrator.store.job(job_id)
     now = in_force(job.params.model_dump(mode="json"), changes_made(await orchestrator.store.commands(job_id)))
     wanted = parse_params(job.type, now | body.params).model_dump(mode="json")

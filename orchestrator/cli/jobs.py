@@ -5,7 +5,7 @@ from collections.abc import Callable, Sequence
 from datetime import UTC, datetime
 from json import dumps
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import typer
 from rich.table import Table
@@ -13,7 +13,7 @@ from rich.text import Text
 
 from orchestrator.cli.console import STYLES, JobRef, Json, command, emit, find_job, out, printable, size, status_text
 from orchestrator.cli.progress import duration
-from orchestrator.cli.submission import pair
+from orchestrator.cli.submission import ON_FAILURE, pair
 from orchestrator.client import Client
 from orchestrator.config_file import read
 from orchestrator.domain import TERMINAL, JobStatus
@@ -79,7 +79,7 @@ def set_parameters(
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Only show what differs from what is in force.")] = False,
     json: Json = False,
 ) -> None:
-    """Change parameters of a running job; shows which it takes up, and which want a new job."""
+    """Change parameters of a job from its next step on; shows which it takes up, and which want a new job."""
     wanted = (read(file).values if file is not None else {}) | dict(pair(text) for text in change or [])
     if not wanted:
         raise InvalidInput("nothing to change", suggestion="give KEY=VALUE, or --file with a YAML file of parameters")
@@ -130,17 +130,21 @@ def edit(
     tag: Tags = None,
     priority: Priority = None,
     retries: Annotated[int | None, typer.Option(min=0, max=1000, help="Most retries in a row; 0 for none.")] = None,
+    on_failure: Annotated[Literal["fail", "pause"] | None, typer.Option(help=ON_FAILURE)] = None,
     json: Json = False,
 ) -> None:
-    """Change a job's name, tags, priority or retries."""
+    """Change a job's name, tags, priority, retries, or what becomes of it when it fails."""
     given = {"name": name, "tags": tag or None, "priority": priority}
     changes: dict[str, Any] = {field: value for field, value in given.items() if value is not None}
     with Client() as client:
         found = client.job(find_job(client, job))
-        if retries is not None:
-            changes["retry"] = found.retry.model_copy(update={"max_retries": retries})
+        retry = {"max_retries": retries, "on_failure": on_failure}
+        if given_retry := {field: value for field, value in retry.items() if value is not None}:
+            changes["retry"] = found.retry.model_copy(update=given_retry)
         if not changes:
-            raise InvalidInput("nothing to change", suggestion="give --name, --tag, --priority or --retries")
+            raise InvalidInput(
+                "nothing to change", suggestion="give --name, --tag, --priority, --retries or --on-failure"
+            )
         after = client.update(found.id, **changes)
     if json:
         emit(after)

@@ -5,7 +5,7 @@ import inspect
 import json
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Final, Literal
 from uuid import UUID
 
 import typer
@@ -23,6 +23,7 @@ from worker_image.contract.jobs import JOB_TYPES, JobType
 
 _PARAMETERS = "Parameters"
 _RESOURCES = "Resources"
+ON_FAILURE: Final = "Once it is not tried again: end as failed, or pause with its state kept until it is resumed."
 _SCALARS: dict[str, type] = {"integer": int, "number": float, "string": str, "boolean": bool}
 
 
@@ -53,7 +54,7 @@ def _submission(name: str, job_type: type[JobType]) -> Callable[..., None]:
                 priority=given["priority"],
                 tags=given["tag"] or [],
                 resources=_resources(asked),
-                retry=RetryPolicy(max_retries=given["retries"]),
+                retry=RetryPolicy(max_retries=given["retries"], on_failure=given["on_failure"]),
                 secrets=given["secret"] or [],
             )
             return _announce(client, job, follow=given["follow"], as_json=given["json"])
@@ -211,6 +212,7 @@ def _common_flags() -> Iterator[inspect.Parameter]:
         min=0, max=1000, help="Most further attempts in a row after failures that may pass; 0 for none."
     )
     yield _flag("retries", Annotated[int | None, retries])
+    yield _flag("on_failure", Annotated[Literal["fail", "pause"], typer.Option(help=ON_FAILURE)], "fail")
     yield _flag("tag", Annotated[list[str] | None, typer.Option(help="May be given several times.")])
     secret = typer.Option(metavar="NAME", help="A secret it finds as a file; may be given several times.")
     yield _flag("secret", Annotated[list[str] | None, secret])

@@ -524,6 +524,27 @@ class Store:
         faults.reach("request_kept")
         return asked
 
+    async def change_between(self, job: Job, command: Command, *, step: int, detail: str) -> Job:
+        """Keep a change of parameters of a job that nothing runs of: its next attempt makes it after ``step`` steps.
+
+        Raises:
+            StaleTransition: its status, or its attempt, is another one since it was read.
+        """
+        async with self._db.transaction():
+            now = await self._job(job.id)
+            if (now.status, now.attempts) != (job.status, job.attempts):
+                raise StaleTransition
+            asked = {"id": str(command.id), "ts": command.ts}
+            body = command.model_dump_json()
+            await self._db.run("insert_command", job_id=str(job.id), attempt=job.attempts, body=body, **asked)
+            await self._db.run("settle_command", status="applied", detail=detail, step=step, **asked)
+            await self._record(
+                job.id,
+                "command_applied",
+                {"command_id": str(command.id), "command": command.type, "detail": detail, "step": step},
+            )
+            return now
+
     async def commands(self, job_id: UUID) -> list[StoredCommand]:
         return [
             StoredCommand(

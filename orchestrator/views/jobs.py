@@ -65,7 +65,7 @@ class DifferenceView(View):
     """As it is in force."""
     wanted: Any
     applies: Literal["now", "new_job"]
-    """Whether the running job takes it up, or it wants a new job."""
+    """Whether the job takes it up as it is, or it wants a new job."""
 
 
 class ParameterChanges(View):

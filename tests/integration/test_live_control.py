@@ -9,7 +9,7 @@ from orchestrator.errors import InvalidInput, NotFound, StateConflict
 from tests.integration.conftest import Orchestrator
 from tests.waiting import until
 from worker_image.contract.commands import SetParameters, Validate, command
-from worker_image.contract.events import CheckpointSaved, CommandApplied, CommandRejected
+from worker_image.contract.events import CheckpointSaved, CommandApplied, CommandRejected, Failure, Finished
 from worker_image.contract.rundir import RunDir
 
 
@@ -89,7 +89,7 @@ def test_a_value_out_of_range_names_the_field_and_is_not_sent(orchestrator: Orch
     assert orchestrator.client.job(running).commands == []
 
 
-def test_only_a_running_job_changes(orchestrator: Orchestrator) -> None:
+def test_a_job_that_has_ended_changes_no_more(orchestrator: Orchestrator) -> None:
     job_id = with_checkpoints(orchestrator)
     with pytest.raises(StateConflict, match="change the parameters of a job that is failed"):
         orchestrator.client.set_parameters(job_id, {"lr": 1e-3})
@@ -119,6 +119,63 @@ def test_the_next_attempt_is_told_what_took_effect_and_after_which_step(
     del orchestrator.engine.runs[orchestrator.run_of(running).handle]
     changes = RunDir(orchestrator.run_of(running, 2).spec.run_dir).spec().changes
     assert [(change.step, change.values) for change in changes] == [(3, {"lr": 1e-3}), (9, {"auxk_alpha": 0.5})]
+
+
+def test_a_job_that_paused_when_it_failed_goes_on_with_what_was_changed_meanwhile(orchestrator: Orchestrator) -> None:
+    client = orchestrator.client
+    job_id = orchestrator.train(retry=RetryPolicy(max_retries=0, on_failure="pause"))
+    orchestrator.reaches(job_id, "running")
+    client.set_learning_rate(job_id, 2e-3)
+    [rate] = told(orchestrator, job_id)
+    run_dir = RunDir(orchestrator.run_of(job_id).spec.run_dir)
+    (run_dir.checkpoints / "step_5").mkdir()
+    orchestrator.report(job_id, saved("step_5", 1), CommandApplied(seq=2, ts=1, command_id=rate.id, step=9))  # type: ignore[attr-defined]
+    until(lambda: client.job(job_id).commands[0].status == "applied", "it took effect")
+    failure = Failure(code="internal_error", message="it broke", suggestion="look closer")
+    orchestrator.report(job_id, Finished(seq=3, ts=1, outcome="failed", failure=failure))
+    orchestrator.exit(job_id, 1)
+    orchestrator.reaches(job_id, "paused")
+    paused = client.job(job_id)
+    assert paused.failure is not None
+    assert (paused.failure.message, paused.failure.suggestion) == ("it broke", "look closer")
+    assert {"resume", "set_parameters"} <= set(paused.available_actions)
+
+    found = client.set_parameters(job_id, {"lr": 1e-4, "k": 64})
+    assert {item.name: item.applies for item in found.differences} == {"lr": "now", "k": "new_job"}
+    asked = client.job(job_id).commands[-1]
+    assert (asked.id, asked.status, asked.detail) == (found.command_id, "applied", "lr 0.0001 from step 6")
+    client.resume(job_id)
+    orchestrator.reaches(job_id, "running")
+    spec = RunDir(orchestrator.run_of(job_id, 2).spec.run_dir).spec()
+    assert str(spec.resume_from).endswith("/step_5")
+    assert [(change.step, change.values) for change in spec.changes] == [(5, {"lr": 1e-4})]
+    assert client.job(job_id).failure is None
+
+
+def test_a_job_that_has_not_begun_takes_up_a_change_at_its_first_step(orchestrator: Orchestrator) -> None:
+    client = orchestrator.client
+    job_id = orchestrator.train()
+    orchestrator.reaches(job_id, "running")
+    waiting = orchestrator.train()
+    client.pause(waiting)
+    client.set_learning_rate(waiting, 1e-4)
+    client.resume(waiting)
+    client.cancel(job_id)
+    orchestrator.reaches(waiting, "running")
+    changes = RunDir(orchestrator.run_of(waiting).spec.run_dir).spec().changes
+    assert [(change.step, change.values) for change in changes] == [(0, {"lr": 1e-4})]
+
+
+def test_a_rate_that_differs_between_the_autoencoders_of_a_waiting_job_cannot_change(
+    orchestrator: Orchestrator,
+) -> None:
+    client = orchestrator.client
+    orchestrator.reaches(orchestrator.train(), "running")
+    params = {"model": "tiny", "dataset": "text", "grid": {"lr": [1e-3, 1e-4]}}
+    waiting = orchestrator.submit("train_sae", params=params)
+    with pytest.raises(StateConflict, match="lr differs between the autoencoders"):
+        client.set_learning_rate(waiting, 1e-4)
+    assert client.job(waiting).commands == []
 
 
 def test_the_best_checkpoint_is_told_and_can_be_continued_from_by_that_name(orchestrator: Orchestrator) -> None:

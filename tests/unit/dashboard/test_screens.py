@@ -8,7 +8,7 @@ import pytest
 from streamlit.testing.v1 import AppTest
 
 from dashboard import connection
-from orchestrator.domain import EndReason, JobStatus
+from orchestrator.domain import EndReason, JobStatus, RetryPolicy
 from orchestrator.errors import InvalidInput, StateConflict
 from orchestrator.views import (
     ArtifactView,
@@ -277,6 +277,16 @@ def test_a_clone_starts_with_the_parameters_of_its_source(open_page: OpenPage, f
     assert fake.submissions[0]["name"] == "layer three copy"
 
 
+def test_a_clone_is_tried_again_as_its_source_is_and_may_wait_when_it_fails(
+    open_page: OpenPage, fake: FakeClient
+) -> None:
+    app = open_page("submit", clone=hold(fake, retry=RetryPolicy(max_retries=7)))
+    choice = next(found for found in app.selectbox if found.label == "when it fails")
+    choice.set_value("pause")
+    button(app, "send").click().run()
+    assert fake.submissions[0]["retry"] == RetryPolicy(max_retries=7, on_failure="pause")
+
+
 def test_actions_follow_what_the_job_allows(open_page: OpenPage, fake: FakeClient) -> None:
     app = open_page("job", job=hold(fake, available_actions=["pause", "cancel"]))
     enabled = {found.key for found in app.button if found.key.startswith("do-") and not found.disabled}
@@ -384,6 +394,13 @@ def test_a_failed_job_tells_reason_and_advice(open_page: OpenPage, fake: FakeCli
     html = html_of(open_page("job", job=hold(fake, JobStatus.FAILED, failure=failure, available_actions=["restart"])))
     assert "Failed: cuda oom" in html
     assert "halve batch_size" in html
+
+
+def test_a_job_that_paused_when_it_failed_tells_how_to_go_on(open_page: OpenPage, fake: FakeClient) -> None:
+    failure = FailureView(reason=EndReason.USER_ERROR, message="no more disk", field=None, suggestion=None)
+    html = html_of(open_page("job", job=hold(fake, JobStatus.PAUSED, failure=failure, available_actions=["resume"])))
+    assert "Paused, as it failed: user error" in html
+    assert "Its state is kept" in html
 
 
 def test_an_unknown_job_says_so(open_page: OpenPage) -> None:

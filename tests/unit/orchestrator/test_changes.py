@@ -44,6 +44,17 @@ def test_the_newest_change_of_a_parameter_is_in_force() -> None:
     assert in_force({"lr": None, "k": 2}, changes) == {"lr": 1e-3, "k": 2}
 
 
+def test_what_was_changed_in_steps_that_were_lost_is_not_changed_again_when_less_far_on_another_wish_came() -> None:
+    lost, newest = set_parameters(lr=1.0, auxk_alpha=0.5), set_parameters(lr=1e-3)
+    found = changes_made([stored(set_parameters(lr=2.0), step=3), stored(lost, step=9), stored(newest, step=5)])
+    assert [(change.step, change.values) for change in found] == [
+        (3, {"lr": 2.0}),
+        (9, {"auxk_alpha": 0.5}),
+        (5, {"lr": 1e-3}),
+    ]
+    assert changes_made([stored(set_parameters(lr=1.0), step=9), stored(newest, step=5)])[0].id == newest.id
+
+
 def test_what_differs_tells_whether_the_running_job_takes_it_up() -> None:
     params = TrainSaeParams(model="tiny", dataset="books")
     now = {"lr": 0.1, "k": 2, "steps": 5}

@@ -11,7 +11,7 @@ from orchestrator.app import sole_owner
 from orchestrator.cli import app, console
 from orchestrator.cli.console import ExitCode
 from orchestrator.cli.submission import parameters
-from orchestrator.domain import Resources
+from orchestrator.domain import Resources, RetryPolicy
 from orchestrator.settings import Settings
 from tests.scripted_api import JOB, Answer, Script, error_json, http_server, job_json
 from worker_image import __version__
@@ -196,6 +196,16 @@ def test_submit_passes_on_whose_job_it_is_and_what_it_needs(monkeypatch: pytest.
     body = sent(script)
     assert (body["name"], body["owner"], body["priority"], body["tags"]) == ("n", "o", 7, ["a", "b"])
     assert Resources.model_validate(body["resources"]) == Resources(gpus=2, cpus=1.5, memory_mb=4096, timeout_s=60)
+
+
+def test_what_becomes_of_a_job_that_fails_is_sent_along_and_can_be_changed(monkeypatch: pytest.MonkeyPatch) -> None:
+    words = ["submit", "container", "--image", "i", "--retries", "2", "--on-failure", "pause", "ls"]
+    _, script = run(monkeypatch, words, Answer(201, job_json()))
+    assert RetryPolicy.model_validate(sent(script)["retry"]) == RetryPolicy(max_retries=2, on_failure="pause")
+    held = job_json() | {"retry": {"max_retries": 2}}
+    _, script = run(monkeypatch, ["edit", str(JOB), "--on-failure", "pause"], Answer(200, held), Answer(200, held))
+    changed = json.loads(script.requests[-1].body)["retry"]
+    assert RetryPolicy.model_validate(changed) == RetryPolicy(max_retries=2, on_failure="pause")
 
 
 def test_everything_after_two_dashes_is_the_containers_command(monkeypatch: pytest.MonkeyPatch) -> None:

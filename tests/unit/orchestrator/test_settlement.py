@@ -1,5 +1,6 @@
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
+from typing import Literal
 
 import pytest
 from hypothesis import assume, given
@@ -87,6 +88,27 @@ def test_a_job_without_retries_fails_at_once(reason: EndReason) -> None:
     assert settle(running(retry=RetryPolicy(max_retries=0)), failed(reason)).status is JobStatus.FAILED
 
 
+PAUSING = RetryPolicy(on_failure="pause")
+
+
+@pytest.mark.parametrize("intent", ["run", "requeue"])
+@pytest.mark.parametrize("reason", FAILURES)
+def test_a_job_that_would_rather_wait_is_paused_when_it_fails_for_good(reason: EndReason, intent: Intent) -> None:
+    ended = settle(replace(running(intent), retry=PAUSING, retries=1000), failed(reason))
+    assert ended.status is JobStatus.PAUSED
+    assert ended.failure is not None
+    assert (ended.note or "").startswith("it broke")
+
+
+def test_a_job_that_would_rather_wait_is_tried_again_first() -> None:
+    assert settle(running(retry=PAUSING), failed(EndReason.LOST)).status is JobStatus.QUEUED
+
+
+def test_a_job_that_fails_while_it_is_to_stop_ends_even_if_it_would_rather_wait() -> None:
+    job = replace(asked_to_end(JobStatus.STOPPING, "stop"), retry=PAUSING)
+    assert settle(job, failed(EndReason.USER_ERROR)).status is JobStatus.FAILED
+
+
 def test_a_job_that_made_room_waits_for_its_turn_again_without_a_delay() -> None:
     ended = settle(asked_to_end(JobStatus.PAUSING, "requeue"), Outcome(EndReason.PAUSED))
     assert (ended.status, ended.not_before, ended.retries) == (JobStatus.QUEUED, None, None)
@@ -116,15 +138,23 @@ def test_a_job_lost_while_it_was_to_stop_is_not_started_again() -> None:
     ),
     retries=st.integers(0, 20),
     most=st.none() | st.integers(0, 20),
+    on_failure=st.sampled_from(["fail", "pause"]),
     progressed=st.booleans(),
 )
 def test_whatever_happens_the_table_of_transitions_allows_what_follows(
-    reason: EndReason, seen: tuple[JobStatus, Intent], retries: int, most: int | None, progressed: bool
+    reason: EndReason,
+    seen: tuple[JobStatus, Intent],
+    retries: int,
+    most: int | None,
+    on_failure: Literal["fail", "pause"],
+    progressed: bool,
 ) -> None:
     status, intent = seen
     # What a stop or a cancel makes of a checkpoint is told before this.
     assume(reason is not EndReason.PAUSED or status is not JobStatus.STOPPING)
-    job = replace(running(intent, retries=retries, retry=RetryPolicy(max_retries=most)), status=status)
+    job = replace(
+        running(intent, retries=retries, retry=RetryPolicy(max_retries=most, on_failure=on_failure)), status=status
+    )
     end = failed(reason) if reason in FAILURE_CLASS else Outcome(reason)
     ended = settle(job, end, progressed=progressed)
     assert ended.status in TRANSITIONS[status]
