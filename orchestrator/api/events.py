@@ -25,7 +25,7 @@ After = Annotated[
     Annotated[int, Query(ge=0, le=MAX_STEP)] | Literal["latest"],
     Query(description="Only events above this id; latest for those that are still to come."),
 ]
-Limit = Annotated[int, Query(ge=1, le=10_000)]
+Limit = Annotated[int, Query(ge=1, le=10_000, description="Most that are answered with.")]
 Types = Annotated[str, Query(description="Stored types or public names, separated by commas; all when empty.")]
 
 

@@ -13,6 +13,7 @@ from fastapi import Path as InPath
 from orchestrator.access import Role
 from orchestrator.api.auth import needs
 from orchestrator.api.jobs import JobId
+from orchestrator.api.query import Limit, Offset
 from orchestrator.api.state import Orchestrator, State
 from orchestrator.confined import open_beneath
 from orchestrator.errors import NotFound
@@ -32,8 +33,8 @@ Found = TypeVar("Found")
 async def features(
     orchestrator: Orchestrator,
     job_id: JobId,
-    offset: Annotated[int, Query(ge=0, le=MAX_STEP)] = 0,
-    limit: Annotated[int, Query(ge=1, le=1000)] = 50,
+    offset: Offset = 0,
+    limit: Limit = 50,
     sort: Annotated[FeatureSort, Query(description="With a minus, the greatest comes first.")] = "latent",
 ) -> FeatureList:
     """Latents that a sae_features job looked at, a page at a time."""

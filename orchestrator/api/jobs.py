@@ -18,6 +18,7 @@ from starlette.types import Receive, Scope, Send
 from orchestrator.access import Principal, Role
 from orchestrator.api.auth import needs
 from orchestrator.api.idempotency import IdempotencyKey, asked
+from orchestrator.api.query import Dataset, Limit, Model, Offset
 from orchestrator.api.state import Orchestrator, State, Who
 from orchestrator.changes import changes_made, differences, in_force
 from orchestrator.confined import open_beneath
@@ -142,18 +143,18 @@ async def jobs(
     orchestrator: Orchestrator,
     who: Who,
     status: Annotated[list[JobStatus] | None, Query(description="May be given several times.")] = None,
-    type: str | None = None,
-    owner: str | None = None,
-    tag: str | None = None,
-    sweep: UUID | None = None,
-    model: str | None = None,
-    dataset: str | None = None,
+    type: Annotated[str | None, Query(description="Only those of this job type.")] = None,
+    owner: Annotated[str | None, Query(description="Only those of this owner.")] = None,
+    tag: Annotated[str | None, Query(description="Only those with this tag.")] = None,
+    sweep: Annotated[UUID | None, Query(description="Only those of this sweep.")] = None,
+    model: Model = None,
+    dataset: Dataset = None,
     q: Annotated[str | None, Query(description="Part of a name, or the beginning of an id.")] = None,
     archived: Annotated[
         Literal["false", "true", "any"], Query(description="Those that were put aside, the others, or both.")
     ] = "false",
-    limit: Annotated[int, Query(ge=1, le=1000)] = 50,
-    offset: Annotated[int, Query(ge=0, le=MAX_STEP)] = 0,
+    limit: Limit = 50,
+    offset: Offset = 0,
     sort: Annotated[Sort, Query(description="With a minus, the greatest or newest comes first.")] = NEWEST_FIRST,
     cursor: Annotated[
         str | None, Query(description="next_cursor of the page before: what comes after it, whatever is new.")
@@ -186,7 +187,7 @@ async def jobs(
 
 @router.get("/queue")
 @needs(Role.READ)
-async def queue(orchestrator: Orchestrator, who: Who, limit: Annotated[int, Query(ge=1, le=1000)] = 50) -> JobPage:
+async def queue(orchestrator: Orchestrator, who: Who, limit: Limit = 50) -> JobPage:
     """Jobs that wait, in the order of their turns as of the last plan; who came since is only counted."""
     turns = orchestrator.scheduler.waits
     wanted = JobFilter(status=(JobStatus.QUEUED,), within_owner=who.owner, within_types=who.types)

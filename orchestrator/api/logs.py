@@ -40,7 +40,8 @@ async def log(
     job_id: JobId,
     tail: Annotated[int | None, Query(ge=0, le=1_000_000, description="Only the last lines.")] = None,
     offset: Annotated[int, Query(ge=0, le=MAX_STEP, description="First byte wanted.")] = 0,
-    limit_bytes: Annotated[int, Query(ge=1, le=MAX_CHUNK_BYTES)] = 8 << 20,
+    limit_bytes: Annotated[int, Query(ge=1, le=MAX_CHUNK_BYTES, description="Most bytes that are answered with.")] = 8
+    << 20,
     attempt: Annotated[int | None, Query(ge=1, le=MAX_STEP, description="The newest when empty.")] = None,
     encoding: Annotated[Encoding, Query(description="base64 for the exact bytes in JSON.")] = "utf-8",
     download: Annotated[bool, Query(description="Answer with the exact bytes instead of JSON.")] = False,

@@ -31,7 +31,8 @@ from orchestrator.views import (
 
 router = APIRouter(prefix="/api", tags=["metrics"])
 
-Step = Annotated[int, Query(ge=0, le=MAX_STEP)]
+FirstStep = Annotated[int, Query(ge=0, le=MAX_STEP, description="Steps before it are left out.")]
+LastStep = Annotated[int, Query(ge=0, le=MAX_STEP, description="Steps after it are left out.")]
 Interval = Annotated[int, Query(ge=1, le=MAX_STEP, description="Only steps this divides.")]
 Names = Annotated[list[str] | None, Query(description="Series wanted, may be given several times; all when empty.")]
 MaxPoints = Annotated[
@@ -46,8 +47,8 @@ Format = Literal["csv", "json"]
 async def metrics(
     orchestrator: Orchestrator,
     job_id: JobId,
-    start_step: Step = 0,
-    end_step: Step = MAX_STEP,
+    start_step: FirstStep = 0,
+    end_step: LastStep = MAX_STEP,
     interval: Interval = 1,
     max_points: MaxPoints = 2000,
     names: Names = None,
@@ -66,8 +67,8 @@ async def metrics(
 async def summary(
     orchestrator: Orchestrator,
     job_id: JobId,
-    start_step: Step = 0,
-    end_step: Step = MAX_STEP,
+    start_step: FirstStep = 0,
+    end_step: LastStep = MAX_STEP,
     interval: Interval = 1,
     names: Names = None,
 ) -> list[MetricStats]:
@@ -84,8 +85,8 @@ async def export_metrics(
     orchestrator: Orchestrator,
     job_id: JobId,
     format: Format,
-    start_step: Step = 0,
-    end_step: Step = MAX_STEP,
+    start_step: FirstStep = 0,
+    end_step: LastStep = MAX_STEP,
     interval: Interval = 1,
     names: Names = None,
 ) -> StreamingResponse:

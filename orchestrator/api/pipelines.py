@@ -7,12 +7,13 @@ from datetime import UTC, datetime
 from typing import Annotated, Literal
 from uuid import UUID, uuid4
 
-from fastapi import APIRouter, Depends, Path, Query, Response
+from fastapi import APIRouter, Depends, Path, Response
 from pydantic import ValidationError
 
 from orchestrator.access import Principal, Role
 from orchestrator.api.auth import needs
 from orchestrator.api.idempotency import IdempotencyKey, asked
+from orchestrator.api.query import Limit, Offset
 from orchestrator.api.state import Orchestrator, State, Who
 from orchestrator.conductor import new_pipeline
 from orchestrator.domain import TERMINAL, JobStatus
@@ -20,7 +21,6 @@ from orchestrator.errors import InvalidInput, NotFound
 from orchestrator.intake import admit
 from orchestrator.pipelines import Pipeline, PipelineSubmission, StepState
 from orchestrator.schedules import Schedule, ScheduleSubmission, next_time
-from orchestrator.store import MAX_STEP
 from orchestrator.store.pipelines import no_pipeline, no_schedule
 from orchestrator.views import (
     JobSubmission,
@@ -82,8 +82,8 @@ async def submit(
 async def pipelines(
     orchestrator: Orchestrator,
     who: Who,
-    limit: Annotated[int, Query(ge=1, le=1000)] = 50,
-    offset: Annotated[int, Query(ge=0, le=MAX_STEP)] = 0,
+    limit: Limit = 50,
+    offset: Offset = 0,
 ) -> PipelinePage:
     """Pipelines, newest first."""
     found = await orchestrator.store.pipelines.list(limit=limit, offset=offset, who=who)

@@ -1,13 +1,24 @@
-"""Query parameters that a route takes: others are refused, for a misspelt filter would quietly show everything."""
+"""Query parameters: those that many routes take, and that a route's others are refused.
+
+A misspelt filter would quietly show everything.
+"""
 
 from collections.abc import Iterator
 from difflib import get_close_matches
+from typing import Annotated
 
+from fastapi import Query
 from fastapi.dependencies.models import Dependant
 from fastapi.routing import APIRoute
 from starlette.requests import HTTPConnection
 
 from orchestrator.errors import InvalidInput
+from orchestrator.store import MAX_STEP
+
+Limit = Annotated[int, Query(ge=1, le=1000, description="Most that are answered with.")]
+Offset = Annotated[int, Query(ge=0, le=MAX_STEP, description="How many are passed over.")]
+Model = Annotated[str | None, Query(description="Only those about the model of this name or path, as submitted.")]
+Dataset = Annotated[str | None, Query(description="Only those about the dataset of this name or path, as submitted.")]
 
 
 async def known_query(connection: HTTPConnection) -> None:

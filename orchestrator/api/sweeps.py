@@ -10,10 +10,11 @@ from fastapi import APIRouter, Depends, Path, Query
 from orchestrator.access import Role
 from orchestrator.api.auth import needs
 from orchestrator.api.idempotency import IdempotencyKey, asked
+from orchestrator.api.query import Limit, Offset
 from orchestrator.api.state import Orchestrator, State, Who
 from orchestrator.domain import Job, Sweep
 from orchestrator.intake import admit_sweep
-from orchestrator.store import MAX_STEP, JobFilter
+from orchestrator.store import JobFilter
 from orchestrator.store.sweeps import unknown
 from orchestrator.sweeps import MOST_JOBS
 from orchestrator.views import (
@@ -64,8 +65,8 @@ async def submit(
 async def sweeps(
     orchestrator: Orchestrator,
     who: Who,
-    limit: Annotated[int, Query(ge=1, le=1000)] = 50,
-    offset: Annotated[int, Query(ge=0, le=MAX_STEP)] = 0,
+    limit: Limit = 50,
+    offset: Offset = 0,
 ) -> SweepPage:
     """Sweeps, newest first."""
     found = await orchestrator.store.sweeps.list(limit=limit, offset=offset, who=who)

@@ -10,11 +10,11 @@ from orchestrator.api import jobs, metrics
 from orchestrator.api.auth import needs
 from orchestrator.api.idempotency import IdempotencyKey
 from orchestrator.api.jobs import JobId
+from orchestrator.api.query import Dataset, Limit, Model, Offset
 from orchestrator.api.state import Orchestrator, Who
 from orchestrator.api.system import entry_view
 from orchestrator.domain import JobStatus
 from orchestrator.errors import NotFound
-from orchestrator.store import MAX_STEP
 from orchestrator.views import JobDetail, JobPage, MetricSeries, TrainingDetail, TypedSubmission
 from worker_image.contract.jobs import TrainSaeParams
 
@@ -48,10 +48,10 @@ async def trainings(
     orchestrator: Orchestrator,
     who: Who,
     status: Annotated[list[JobStatus] | None, Query(description="May be given several times.")] = None,
-    model: str | None = None,
-    dataset: str | None = None,
-    limit: Annotated[int, Query(ge=1, le=1000)] = 50,
-    offset: Annotated[int, Query(ge=0, le=MAX_STEP)] = 0,
+    model: Model = None,
+    dataset: Dataset = None,
+    limit: Limit = 50,
+    offset: Offset = 0,
 ) -> JobPage:
     """Trainings, newest first."""
     return await jobs.jobs(

@@ -75,7 +75,9 @@ async def enable(
 @router.get("/{hook_id}/deliveries")
 @needs(Role.ADMIN, whole=True)
 async def deliveries(
-    orchestrator: Orchestrator, hook_id: HookId, limit: Annotated[int, Query(ge=1, le=500)] = 100
+    orchestrator: Orchestrator,
+    hook_id: HookId,
+    limit: Annotated[int, Query(ge=1, le=500, description="Most that are answered with.")] = 100,
 ) -> list[WebhookTryView]:
     """What became of the newest tries, newest first."""
     await orchestrator.store.webhooks.one(hook_id)

@@ -18,6 +18,7 @@ from websockets.sync.client import connect
 
 from orchestrator.client import Client, Unreachable
 from orchestrator.domain import RetryPolicy
+from orchestrator.errors import TooLarge
 from tests.engine import ROOT
 from tests.machine import Machine, free_port
 from tests.waiting import until
@@ -221,3 +222,8 @@ def test_forwarded_headers_are_believed_from_the_proxy_alone(proxy: Proxy) -> No
         return status
 
     assert [knock(number) for number in range(4)] == [401, 401, 401, 429]
+
+
+def test_what_is_too_large_for_the_proxy_is_told_as_the_api_tells_it(proxy: Proxy) -> None:
+    with pytest.raises(TooLarge, match="larger than 8 MiB"), proxy.client() as client:
+        client.submit("container", {"image": "busybox", "command": ["x" * (9 << 20)]})

@@ -36,3 +36,16 @@ def test_only_health_is_public(tmp_path: Path) -> None:
 def test_the_walk_over_the_routes_misses_none(tmp_path: Path) -> None:
     app = create_app(Settings(home=tmp_path))
     assert set(app.openapi()["paths"]) <= {entry.path for entry in every_route(app)}
+
+
+def test_every_query_parameter_is_explained(tmp_path: Path) -> None:
+    paths = create_app(Settings(home=tmp_path)).openapi()["paths"]
+    asked = [
+        (path, parameter)
+        for path, methods in paths.items()
+        for operation in methods.values()
+        for parameter in operation.get("parameters", [])
+        if parameter["in"] == "query"
+    ]
+    assert asked
+    assert [(path, parameter["name"]) for path, parameter in asked if "description" not in parameter] == []
