@@ -33,7 +33,7 @@ def health() -> None:
         return
     connection.seen()
     engine = found.engine or "no engine answers"
-    st.html(markup.health(found.status, f"{engine} · {found.version}"))
+    st.html(markup.health(found.status, engine, f"saeforge {found.version}"))
 
 
 def follow(target: dict[str, Any]) -> None:

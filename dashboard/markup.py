@@ -23,6 +23,13 @@ METRIC_NAMES = {
     "tokens_per_s": "tokens/s",
 }
 """Metric -> what a person calls it; others show under their own name."""
+METRIC_MEANINGS = {
+    "loss": "What training minimises, of the newest batch that was reported",
+    "fvu": "Fraction of variance unexplained: 0 reconstructs every activation, 1 is no better than their mean",
+    "l0": "Latents that are active for a token, on average",
+    "dead_share": "Share of latents that were not active for any of the last dead_after_tokens tokens",
+    "tokens_per_s": "Tokens that training takes in per second, of late",
+}
 
 
 SHORT_ID = 8
@@ -137,9 +144,11 @@ def phase_of(job: JobView) -> str:
     return job.phase or job.status.value
 
 
-def tile(label: str, value: str, hint: str = "") -> str:
+def tile(label: str, value: str, hint: str = "", meaning: str = "") -> str:
+    """A figure; ``meaning`` shows where the pointer rests on it."""
     note = f"<small>{escape(hint)}</small>" if hint else ""
-    return f'<div class="sf-tile"><span>{escape(label)}</span><b>{escape(value)}</b>{note}</div>'
+    title = f' title="{escape(meaning)}"' if meaning else ""
+    return f'<div class="sf-tile"{title}><span>{escape(label)}</span><b>{escape(value)}</b>{note}</div>'
 
 
 def tiles(items: Iterable[str]) -> str:
@@ -154,7 +163,7 @@ def metric_tiles(job: JobView) -> str:
         held_out = final.get(name)
         hint = f"held out {measured(name, held_out)}" if held_out is not None else ""
         value = now.get(name, held_out)
-        shown.append(tile(METRIC_NAMES[name], measured(name, value), hint))
+        shown.append(tile(METRIC_NAMES[name], measured(name, value), hint, METRIC_MEANINGS[name]))
     step = now.get("step")
     shown.append(tile("step", "–" if step is None else f"{int(step):,}"))
     return tiles([*shown, tile("elapsed", elapsed(job))])
@@ -315,12 +324,12 @@ def plain(value: object) -> str:
             return str(value)
 
 
-def health(state: str, detail: str) -> str:
-    """The orchestrator's state in the sidebar."""
+def health(state: str, *details: str) -> str:
+    """The orchestrator's state in the sidebar, each detail on a line of its own."""
     words = {"ok": "orchestrator ready", "degraded": "orchestrator degraded", "offline": "orchestrator offline"}
     return (
         f'<div class="sf-health sf-{escape(state)}" role="status"><b>{words.get(state, "orchestrator error")}</b>'
-        f"{escape(detail)}</div>"
+        f"{'<br>'.join(map(escape, details))}</div>"
     )
 
 

@@ -8,6 +8,7 @@ import pytest
 from streamlit.testing.v1 import AppTest
 
 from dashboard import connection
+from dashboard.markup import METRIC_MEANINGS
 from orchestrator.domain import EndReason, JobStatus, RetryPolicy
 from orchestrator.errors import InvalidInput, StateConflict
 from orchestrator.views import (
@@ -385,6 +386,11 @@ def test_a_command_that_was_not_answered_is_shown_as_requested(open_page: OpenPa
     )
     app = open_page("job", job=hold(fake, commands=[command]))
     assert "Requested, not yet applied: pause" in html_of(app)
+
+
+def test_the_figures_of_a_training_explain_themselves(open_page: OpenPage, fake: FakeClient) -> None:
+    html = html_of(open_page("job", job=hold(fake)))
+    assert all(meaning in html for meaning in METRIC_MEANINGS.values())
 
 
 def test_a_failed_job_tells_reason_and_advice(open_page: OpenPage, fake: FakeClient) -> None:
