@@ -13,8 +13,10 @@ function onClick(event) {
 export default function ({ setTriggerValue }) {
   follow = (target) => setTriggerValue("follow", target);
   document.addEventListener("click", onClick); // adding the same listener again changes nothing
+  document.documentElement.dataset.links = "followed";
   return () => {
     follow = null;
+    delete document.documentElement.dataset.links;
     document.removeEventListener("click", onClick);
   };
 }
