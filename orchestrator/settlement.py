@@ -12,8 +12,8 @@ def settlement(
 ) -> Ended:
     """How the attempt ended, with what follows.
 
-    ``progressed``: the attempt left a checkpoint of its own. The failures before it are then no longer in a row with
-    this one, so that a long training is not given up for a handful of mishaps in a month.
+    ``progressed``: the attempt left a checkpoint further on than where it began. The failures before it are then no
+    longer in a row with this one, so that a long training is not given up for a handful of mishaps in a month.
     """
 
     def ended(status: JobStatus, note: str | None = None, retry: int | None = None, delay_s: float = 0.0) -> Ended:
@@ -33,7 +33,7 @@ def settlement(
     if end.failure is None:
         return ended(STATUS_OF[end.reason])
     granted = job.retry.retries(FAILURE_CLASS[end.reason])
-    if granted and job.intent == "pause":
+    if job.intent == "pause" and (granted or job.retry.on_failure == "pause"):
         return ended(JobStatus.PAUSED, f"{end.failure.message}; paused, as was asked for")
     retry = 1 if progressed else job.retries + 1
     if job.intent in ("run", "requeue") and retry <= granted:

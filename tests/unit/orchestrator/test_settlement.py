@@ -100,6 +100,12 @@ def test_a_job_that_would_rather_wait_is_paused_when_it_fails_for_good(reason: E
     assert (ended.note or "").startswith("it broke")
 
 
+@pytest.mark.parametrize("reason", FAILURES)
+def test_a_job_that_would_rather_wait_and_fails_while_it_is_to_pause_is_paused(reason: EndReason) -> None:
+    job = replace(asked_to_end(JobStatus.PAUSING, "pause"), retry=PAUSING)
+    assert settle(job, failed(reason)).status is JobStatus.PAUSED
+
+
 def test_a_job_that_would_rather_wait_is_tried_again_first() -> None:
     assert settle(running(retry=PAUSING), failed(EndReason.LOST)).status is JobStatus.QUEUED
 
