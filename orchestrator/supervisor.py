@@ -52,7 +52,7 @@ from worker_image.contract.commands import AppliedChange, command
 from worker_image.contract.events import CheckpointSaved, Event, event
 from worker_image.contract.jobs import JOB_TYPES, ContainerParams
 from worker_image.contract.retention import EarlierCheckpoint
-from worker_image.contract.rundir import RunDir, RunSpec
+from worker_image.contract.rundir import RunDir, RunSpec, step_of
 
 logger = logging.getLogger(__name__)
 
@@ -558,7 +558,7 @@ class Supervisor:
                 end,
                 exit_code=seen.exit_code if seen else None,
                 resume_from=str(path) if path else None,
-                progressed=path is not None and path.is_relative_to(self._run_dir.path),
+                progressed=self._has_progressed(path),
                 now=datetime.now(UTC),
             )
             await self._write_settled(ended)
@@ -583,6 +583,13 @@ class Supervisor:
 
     async def _newest_checkpoint(self) -> Path | None:
         return await newest_checkpoint(self._store, self._settings.home, self._job_id)
+
+    def _has_progressed(self, newest: Path | None) -> bool:
+        """Whether the newest checkpoint is the attempt's own, and further on than where it began."""
+        if newest is None or not newest.is_relative_to(self._run_dir.path):
+            return False
+        # What fails at the end of a job writes the same step's checkpoint each time.
+        return (step_of(newest) or 0) > (step_of(self.attempt.resume_from) or 0)
 
     async def give_up(self) -> None:
         """End the attempt as cancelled without looking at anything it reported: what it reported is what failed."""

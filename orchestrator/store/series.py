@@ -13,7 +13,6 @@ from collections.abc import AsyncIterator, Collection, Sequence
 from dataclasses import dataclass
 from functools import partial, reduce
 from itertools import pairwise
-from pathlib import PurePath
 from sqlite3 import Row
 from typing import Final, Literal
 from uuid import UUID
@@ -22,6 +21,7 @@ from orchestrator import faults
 from orchestrator.domain import Attempt
 from orchestrator.series import CHUNK_POINTS, Columns, Piece, Point, Stats, bucket_width, chunks, thinned
 from orchestrator.store.database import Database, Session
+from worker_image.contract.rundir import step_of
 
 Kind = Literal["metrics", "resources"]
 """By optimiser step; by milliseconds since the epoch."""
@@ -151,8 +151,8 @@ def put_samples(session: Session, attempt: Attempt, kind: Kind, samples: Sequenc
 
 def _continues_at(attempt: Attempt, first_step: int) -> int:
     """The first step that is the attempt's own: the one after its checkpoint, else the first one it measured."""
-    _, _, step = PurePath(attempt.resume_from or "").name.partition("step_")
-    return int(step) + 1 if step.isdecimal() else first_step
+    step = step_of(attempt.resume_from)
+    return first_step if step is None else step + 1
 
 
 def _rewind(session: Session, job_id: str, kind: Kind, step: int) -> None:

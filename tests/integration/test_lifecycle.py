@@ -76,6 +76,17 @@ def test_a_job_that_is_lost_again_and_again_fails_after_its_retries(orchestrator
     assert job.failure.reason == "lost"
 
 
+def test_a_job_that_is_lost_again_and_again_where_it_began_fails_though_it_saves_that_each_time(
+    orchestrator: Orchestrator,
+) -> None:
+    job_id = orchestrator.train(retry=RetryPolicy(max_retries=1, backoff_s=0))
+    for attempt in (1, 2):
+        checkpointed(orchestrator, job_id, 7, attempt)
+        vanish(orchestrator, job_id, attempt)
+    orchestrator.reaches(job_id, "failed")
+    assert orchestrator.client.job(job_id).attempts == 2
+
+
 def test_a_job_that_fails_by_its_own_fault_is_not_tried_again(orchestrator: Orchestrator) -> None:
     job_id = orchestrator.submit(retry=AT_ONCE)
     orchestrator.exit(job_id, 3)

@@ -6,7 +6,7 @@ the same in a container, a subprocess or a remote pod that shares the directory.
 
 import os
 from dataclasses import dataclass
-from pathlib import Path
+from pathlib import Path, PurePath
 from typing import Self
 from uuid import UUID
 
@@ -15,6 +15,12 @@ from pydantic import BaseModel, ConfigDict, Field, SerializeAsAny
 from worker_image.contract.commands import AppliedChange
 from worker_image.contract.jobs import JobParams
 from worker_image.contract.retention import EarlierCheckpoint
+
+
+def step_of(checkpoint: PurePath | str | None) -> int | None:
+    """Optimiser steps done at a checkpoint to continue from, as its directory's name tells; None of anything else."""
+    _, _, step = PurePath(checkpoint or "").name.partition("step_")
+    return int(step) if step.isdecimal() else None
 
 
 class RunSpec(BaseModel):
@@ -34,7 +40,7 @@ class RunSpec(BaseModel):
     earlier: tuple[EarlierCheckpoint, ...] = ()
     """Checkpoints of earlier attempts, oldest first, but for anomalies: they count when those are chosen that stay."""
     changes: tuple[AppliedChange, ...] = ()
-    """Changes of parameters that earlier attempts made, in the order they were asked for."""
+    """Changes of parameters that earlier attempts made, or that were asked for between two, in the order of asking."""
     cache: str | None = None
     """Directory of the activation cache, shared with other jobs; none when empty."""
     cache_mb: int | None = Field(default=None, ge=1)
