@@ -1,9 +1,10 @@
-"""Changes of a job's parameters while it runs: what can be taken up, what was, and what differs."""
+"""Changes of a job's parameters once it is submitted: what can be taken up, what was, and what differs."""
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
+from orchestrator.domain import Params
 from orchestrator.store import StoredCommand
 from worker_image.contract.commands import AppliedChange, ParameterValue, SetLearningRate, SetParameters
 from worker_image.contract.commands import command as command_adapter
@@ -19,8 +20,8 @@ class Difference:
     """As it is in force: the job's, or what a command made of it since."""
     wanted: Any
     applies: Literal["now", "new_job"]
-    """``now``: the running job takes it up. ``new_job``: it shapes the training from its first step, so it wants a new
-    one."""
+    """``now``: the job takes it up from its next step on. ``new_job``: it shapes the training from its first step, so
+    it wants a new one."""
 
 
 def changes_made(commands: Iterable[StoredCommand]) -> tuple[AppliedChange, ...]:
@@ -51,6 +52,13 @@ def in_force(params: Mapping[str, Any], changes: Iterable[AppliedChange]) -> dic
     for change in changes:
         now |= change.values
     return now
+
+
+def taken_up(params: Params, changes: Iterable[AppliedChange]) -> Params:
+    """The parameters as a job has them that made the changes."""
+    for change in changes:
+        params = params.model_copy(update=dict(change.values))
+    return params
 
 
 def differences(params: JobType, now: Mapping[str, Any], wanted: Mapping[str, Any]) -> list[Difference]:

@@ -16,6 +16,7 @@ from uuid import UUID, uuid4
 
 from orchestrator import faults
 from orchestrator.broker import Broker
+from orchestrator.changes import changes_made, taken_up
 from orchestrator.domain import ACTIVE, TERMINAL, Checkpoint, Intent, Job, JobStatus, Params, Sweep, best_checkpoint
 from orchestrator.errors import ContainerLeft, NotFound, OrchestratorError, StaleTransition, StateConflict
 from orchestrator.scheduler import Scheduler
@@ -36,7 +37,7 @@ from worker_image.contract.commands import (
     Validate,
 )
 from worker_image.contract.jobs import JOB_TYPES
-from worker_image.contract.rundir import RunDir
+from worker_image.contract.rundir import RunDir, step_of
 
 logger = logging.getLogger(__name__)
 
@@ -194,13 +195,14 @@ class Control:
         *,
         fresh: bool,
         checkpoint: CheckpointRef | None = None,
-        params: Params | None = None,
+        changed: Callable[[Params], Params] = lambda params: params,
         asked: Asked | None = None,
     ) -> Job:
-        """A new job with the same parameters, or those given: an ended one never changes.
+        """A new job with the same parameters, or what ``changed`` makes of them: an ended one never changes.
 
         Unless ``fresh``, it continues from the ``checkpoint``, or else from the newest one of a job that did not
-        complete. A request that came before gets the job that it made then.
+        complete. What had become of the parameters by then is what it begins with. A request that came before gets
+        the job that it made then.
         """
         old = await self._store.job(job_id)
         require_kept(old, "restart")
@@ -221,7 +223,7 @@ class Control:
         job = Job(
             id=uuid4(),
             name=old.name,
-            params=params or old.params,
+            params=changed(await self._params_at(old, resume_from)),
             resources=old.resources,
             status=JobStatus.QUEUED,
             created_at=datetime.now(UTC),
@@ -235,6 +237,12 @@ class Control:
             resume_from=resume_from,
         )
         return await self.submit(job, asked)
+
+    async def _params_at(self, job: Job, checkpoint: str | None) -> Params:
+        """A job's parameters as they were in force at a checkpoint, or where it began."""
+        step = step_of(checkpoint) or 0
+        made = changes_made(await self._store.commands(job.id))
+        return taken_up(job.params, (change for change in made if change.step <= step))
 
     async def delete_checkpoint(self, job_id: UUID, checkpoint: CheckpointRef) -> None:
         """Delete a checkpoint that nothing needs any more.
@@ -380,14 +388,13 @@ class Control:
         async def change(job: Job) -> Job:
             if command.type not in JOB_TYPES[job.type].commands:
                 raise _conflict(job, command.type, f"{job.type} jobs do not take this command")
-            if isinstance(command, SetLearningRate | SetParameters) and job.status in (
-                JobStatus.QUEUED,
-                JobStatus.PAUSED,
-            ):
-                return await self._change_next(job, command)
-            if job.status not in (JobStatus.STARTING, JobStatus.RUNNING):
+            if job.status in (JobStatus.STARTING, JobStatus.RUNNING):
+                return await self._command(job, command, to=None, intent=None, phase="")
+            if not isinstance(command, SetLearningRate | SetParameters):
                 raise _conflict(job, command.type, "only a running job can do that")
-            return await self._command(job, command, to=None, intent=None, phase="")
+            if job.status not in (JobStatus.QUEUED, JobStatus.PAUSED):
+                raise _conflict(job, command.type, "its attempt is ending, or was its last")
+            return await self._change_next(job, command)
 
         return await self._changing(job_id, change)
 
@@ -400,7 +407,7 @@ class Control:
             if name in job.params.varied():
                 raise _conflict(job, command.type, f"{name} differs between the autoencoders of this job")
         path = await self._newest_checkpoint(job.id)
-        step = int(Path(path).name.removeprefix("step_")) if path is not None else 0
+        step = step_of(path) or 0
         told = ", ".join(f"{name} {value}" for name, value in values.items())
         return await self._store.change_between(job, command, step=step, detail=f"{told} from step {step + 1}")
 

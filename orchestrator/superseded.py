@@ -9,7 +9,7 @@ import logging
 import shutil
 from pathlib import Path
 
-from orchestrator.changes import changes_made
+from orchestrator.changes import changes_made, taken_up
 from orchestrator.domain import Attempt, Checkpoint, Job
 from orchestrator.errors import StateConflict
 from orchestrator.store import Store
@@ -35,10 +35,7 @@ async def delete_superseded(store: Store, home: Path, job: Job, attempt: Attempt
 
     One that something continues from stays, and so does one that cannot be deleted, which is logged.
     """
-    params = job.params
-    for change in changes_made(await store.commands(job.id)):
-        params = params.model_copy(update=dict(change.values))
-    if (policy := params.retention) is None:
+    if (policy := taken_up(job.params, changes_made(await store.commands(job.id))).retention) is None:
         return
     found = dict(await _on_disk(store, home, attempt))
     for one in superseded(list(found), policy, attempt.number):

@@ -6,6 +6,7 @@ import os
 from contextlib import suppress
 from dataclasses import asdict
 from datetime import UTC, datetime
+from functools import partial
 from pathlib import PurePath
 from typing import Annotated, Any, Literal
 from uuid import UUID
@@ -322,19 +323,21 @@ async def restart(
     # Looked up first: the checkpoint may be gone since the first time.
     if request is not None and (known := await orchestrator.control.submitted(request)) is not None:
         return await _detail(orchestrator, known)
-    other = _changed_for_restart(await orchestrator.store.job(job_id), params, fresh) if params else None
+    changed = partial(_changed_for_restart, changes=params or {}, fresh=fresh)
     chosen = CheckpointRef(checkpoint, attempt) if checkpoint is not None else None
     return await _detail(
         orchestrator,
-        await orchestrator.control.restart(job_id, fresh=fresh, checkpoint=chosen, params=other, asked=request),
+        await orchestrator.control.restart(job_id, fresh=fresh, checkpoint=chosen, changed=changed, asked=request),
     )
 
 
-def _changed_for_restart(job: Job, changes: dict[str, Any], fresh: bool) -> Params:
+def _changed_for_restart(params: Params, changes: dict[str, Any], fresh: bool) -> Params:
     """Raises: InvalidInput: a parameter is no good, or shapes a training from its first step."""
-    before = job.params.model_dump(mode="json")
-    changed = parse_params(job.type, before | changes)
-    for item in differences(job.params, before, changed.model_dump(mode="json")):
+    if not changes:
+        return params
+    before = params.model_dump(mode="json")
+    changed = parse_params(params.type, before | changes)
+    for item in differences(params, before, changed.model_dump(mode="json")):
         if item.applies == "new_job" and not fresh:
             raise InvalidInput(
                 f"params.{item.name}: it shapes a training from its first step, so none continues with another",
@@ -457,9 +460,8 @@ def _fields(orchestrator: State, job: Job, wait: Wait | None) -> dict[str, objec
 
 async def _detail(orchestrator: State, job: Job) -> JobDetail:
     waits = await orchestrator.scheduler.waits_of([job])
-    # Commands are for an attempt, so a job that never had one has neither.
     attempts = await orchestrator.store.attempts(job.id) if job.attempts else []
-    commands = await orchestrator.store.commands(job.id) if job.attempts else []
+    commands = await orchestrator.store.commands(job.id)
     hours, price = gpu_hours(attempts, datetime.now(UTC)), orchestrator.settings.gpu_hour_price
     return JobDetail(
         **_fields(orchestrator, job, waits.get(job.id)),

@@ -91,7 +91,7 @@ def test_a_value_out_of_range_names_the_field_and_is_not_sent(orchestrator: Orch
 
 def test_a_job_that_has_ended_changes_no_more(orchestrator: Orchestrator) -> None:
     job_id = with_checkpoints(orchestrator)
-    with pytest.raises(StateConflict, match="change the parameters of a job that is failed"):
+    with pytest.raises(StateConflict, match="parameters of a job that is failed: its attempt is ending, or was its last"):
         orchestrator.client.set_parameters(job_id, {"lr": 1e-3})
     assert orchestrator.client.set_parameters(job_id, {"lr": 1e-3}, dry_run=True).differences
     with pytest.raises(StateConflict, match="validate"):
@@ -159,11 +159,35 @@ def test_a_job_that_has_not_begun_takes_up_a_change_at_its_first_step(orchestrat
     waiting = orchestrator.train()
     client.pause(waiting)
     client.set_learning_rate(waiting, 1e-4)
+    assert [asked.detail for asked in client.job(waiting).commands] == ["lr 0.0001 from step 1"]
     client.resume(waiting)
     client.cancel(job_id)
     orchestrator.reaches(waiting, "running")
     changes = RunDir(orchestrator.run_of(waiting).spec.run_dir).spec().changes
     assert [(change.step, change.values) for change in changes] == [(0, {"lr": 1e-4})]
+
+
+def test_a_restart_begins_with_what_had_become_of_the_parameters_where_it_continues(orchestrator: Orchestrator) -> None:
+    client = orchestrator.client
+    job_id = orchestrator.train()
+    orchestrator.reaches(job_id, "running")
+    run_dir = RunDir(orchestrator.run_of(job_id).spec.run_dir)
+    for seq, name in enumerate(("step_3", "step_5"), 1):
+        (run_dir.checkpoints / name).mkdir()
+        orchestrator.report(job_id, saved(name, seq))
+    client.pause(job_id)
+    orchestrator.report(job_id, Finished(seq=3, ts=1, outcome="paused"))
+    orchestrator.exit(job_id, 0)
+    orchestrator.reaches(job_id, "paused")
+    client.set_parameters(job_id, {"lr": 1e-4, "auxk_alpha": 0.5})
+    client.stop(job_id)
+
+    again = client.restart(job_id).params
+    assert (again["lr"], again["auxk_alpha"]) == (1e-4, 0.5)
+    again = client.restart(job_id, params={"lr": None}).params
+    assert (again["lr"], again["auxk_alpha"]) == (None, 0.5)
+    assert client.restart(job_id, checkpoint="step_3").params == client.job(job_id).params
+    assert client.restart(job_id, fresh=True).params == client.job(job_id).params
 
 
 def test_a_rate_that_differs_between_the_autoencoders_of_a_waiting_job_cannot_change(

@@ -44,15 +44,17 @@ class Steering:
         return {"changed": self._changed, "history": [change.model_dump(mode="json") for change in self.history]}
 
     def restore(
-        self, kept: Mapping[str, Any], written_with: Mapping[str, Any]
+        self, kept: Mapping[str, Any], written_with: Mapping[str, Any], *, is_own: bool
     ) -> tuple[dict[str, ParameterValue], dict[str, ParameterValue]]:
         """Put in force what a checkpoint says was. Returns what was changed before it was written, and what is to be
         changed now that its state is in place.
 
-        What the job asks for and the checkpoint's own job, ``written_with``, did not is the newer wish.
+        What the job asks for and the checkpoint's own job, ``written_with``, did not is the newer wish. So is all that
+        another job asks for, unless ``is_own``: it was submitted after whatever was changed before the checkpoint.
         """
         asked = self._asked.model_dump(mode="json")
-        newer = {name: asked[name] for name in self._asked.live if asked[name] != written_with.get(name, asked[name])}
+        before = written_with if is_own else {**written_with, **kept["changed"]}
+        newer = {name: asked[name] for name in self._asked.live if asked[name] != before.get(name, asked[name])}
         changed = {name: value for name, value in kept["changed"].items() if name not in newer}
         self._put(changed)
         self.history = [AppliedChange.model_validate(change) for change in kept["history"]]

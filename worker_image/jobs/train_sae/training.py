@@ -106,7 +106,10 @@ class Training:
     def _continue_from(self, checkpoint: CheckpointState) -> None:
         kept = RunState.of(checkpoint)
         self._began -= kept.elapsed_s
-        before, now = self.steering.restore(kept.steering, checkpoint.params)
+        origin = self.run.resume_from
+        # The run directories of a job's attempts lie side by side.
+        is_own = origin is not None and origin.parent.parent.parent == self.run.checkpoints.parent.parent
+        before, now = self.steering.restore(kept.steering, checkpoint.params, is_own=is_own)
         self.curves.restore(kept.curves)
         for learner, state in zip(self.learners, checkpoint.saes, strict=True):
             # The state is that of a trainer that was changed already: whether it has a controller, for one.

@@ -796,6 +796,14 @@ def test_a_job_that_continues_anothers_checkpoint_with_another_rate_trains_at_th
     assert {event.values["lr"] for event in reports(resumed)} == {1e-3}
 
 
+def test_a_job_that_continues_anothers_checkpoint_trains_at_its_own_rate_whatever_the_other_was_changed_to(
+    job: Job,
+) -> None:
+    paused = job("other/1", once_at(5, change(lr=3e-3), pause()), decay_fraction=0)
+    resumed = job("this/1", resume_from=paused.checkpoints / "step_5", decay_fraction=0)
+    assert {event.values["lr"] for event in reports(resumed)} == {1e-2}
+
+
 @pytest.mark.parametrize(
     "options",
     [
