@@ -200,11 +200,15 @@ def _reaches(who: Principal, found: Schedule) -> bool:
 
 async def _view(orchestrator: State, found: Pipeline) -> PipelineView:
     statuses: dict[str, JobStatus | None] = {}
+    details: dict[str, str] = {}
     for record in found.steps:
-        statuses[record.step.name] = None
+        statuses[record.step.name], details[record.step.name] = None, record.detail
         if record.job_id is not None:
             with suppress(NotFound):
-                statuses[record.step.name] = (await orchestrator.store.job(record.job_id)).status
+                job = await orchestrator.store.job(record.job_id)
+                statuses[record.step.name] = job.status
+                if job.failure is not None:
+                    details[record.step.name] = job.failure.message
     return PipelineView(
         id=found.id,
         name=found.name,
@@ -218,7 +222,7 @@ async def _view(orchestrator: State, found: Pipeline) -> PipelineView:
                 type=record.step.type,
                 needs=dict(record.step.needs),
                 state=record.state,
-                detail=record.detail,
+                detail=details[record.step.name],
                 job_id=record.job_id,
                 status=statuses[record.step.name],
             )

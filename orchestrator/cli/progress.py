@@ -54,7 +54,10 @@ class Snapshot:
         now = replace(self, notes=())
         match event.type:
             case "status_changed":
-                return replace(now, status=JobStatus(data["to"]), waiting_for="")
+                status = JobStatus(data["to"])
+                # What may last for days, with nobody else to say so.
+                notes = (f"{status}: {data['reason']}",) if status is JobStatus.PAUSED else ()
+                return replace(now, status=status, waiting_for="", notes=notes)
             case "progress":
                 return now._advanced(data, at=event.ts)
             case "metrics":

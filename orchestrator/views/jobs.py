@@ -99,7 +99,7 @@ class JobView(View):
     wait: WaitView | None
     """Why it has not started; only while queued."""
     failure: FailureView | None
-    """What ended it, or its last attempt while it is tried again."""
+    """What ended it, or its last attempt while it is tried again or waits to be resumed."""
     retry: RetryPolicy = RetryPolicy()
     retries: int = 0
     """Further attempts in a row made after failures."""

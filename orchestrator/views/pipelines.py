@@ -18,7 +18,7 @@ class StepView(View):
     state: str
     """waiting, started, skipped or refused; of a started one the job tells the rest."""
     detail: str
-    """Why it was skipped or refused."""
+    """Why it was skipped or refused, or what its job failed by: for good, or so that it pauses or is tried again."""
     job_id: UUID | None
     status: JobStatus | None
     """Of its job; empty when it has none, or none any more."""

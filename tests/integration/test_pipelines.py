@@ -83,6 +83,19 @@ def test_what_needs_a_failed_step_is_skipped_and_what_is_for_that_case_runs(orch
     assert states == {"train": "started", "use": "skipped", "use-more": "skipped", "tell": "started"}
 
 
+def test_a_pipeline_that_stands_still_says_what_its_paused_job_failed_by(orchestrator: Orchestrator) -> None:
+    retry = {"max_retries": 0, "on_failure": "pause"}
+    made = orchestrator.client.pipeline(
+        [container("train") | {"retry": retry}, container("look", needs={"train": "ended"})]
+    )
+    train = job_of(orchestrator, made, "train")
+    orchestrator.exit(train, 3)
+    orchestrator.reaches(train, "paused")
+    found = stands(orchestrator, made, "running")
+    assert [(item.state, item.status) for item in found.steps] == [("started", "paused"), ("waiting", None)]
+    assert "exited with code 3" in found.steps[0].detail
+
+
 def test_a_step_whose_template_cannot_be_filled_is_refused_with_the_reason(orchestrator: Orchestrator) -> None:
     made = orchestrator.client.pipeline(
         [container("train"), container("look", "${train.checkpoint}", needs={"train": "completed"})]

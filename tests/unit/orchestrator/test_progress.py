@@ -46,6 +46,12 @@ def test_a_queued_job_says_why_it_waits() -> None:
     assert line_of(snapshot) == "queued  all cores are taken (place 3, about 2m 00s)"
 
 
+def test_what_a_job_paused_for_is_said_for_nobody_else_does() -> None:
+    paused = running().after(event("status_changed", to="paused", reason="it broke; paused until it is resumed"))
+    assert paused.notes == ("paused: it broke; paused until it is resumed",)
+    assert paused.after(event("status_changed", to="queued", reason="resumed by the user")).notes == ()
+
+
 def test_a_job_under_way_shows_what_is_known_before_any_event() -> None:
     snapshot = Snapshot.of(JobDetail.model_validate(job_json("running", progress=TRAINING, metrics=METRICS)))
     assert "430/1,000 steps" in line_of(snapshot)
