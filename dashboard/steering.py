@@ -1,4 +1,4 @@
-"""Changing a running job's parameters: what may change, what it is now, and what differs before it is asked for."""
+"""Changing a submitted job's parameters: what may change, what it is now, and what differs before it is asked for."""
 
 import json
 from collections.abc import Mapping
@@ -14,7 +14,7 @@ from orchestrator.views import JobDetail, ParameterChanges
 
 
 def live_parameters(client: Client, job: JobDetail) -> dict[str, Any]:
-    """The parameters that the running job takes up, as they are in force."""
+    """The parameters that the job takes up as it goes, as they are in force."""
     live = next((kind.live for kind in client.job_types() if kind.type == job.type), [])
     asked = {name: job.params[name] for name in live if name in job.params}
     if not asked:

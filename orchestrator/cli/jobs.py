@@ -63,8 +63,12 @@ def set_lr(
     if not math.isfinite(lr):
         raise InvalidInput(f"lr: {lr} is not a number", field="lr", suggestion="give one like 3e-4")
     with Client() as client:
-        said = f"was asked for a peak learning rate of {lr:g}"
-        _tell(client.set_learning_rate(find_job(client, job), lr), said, json=json)
+        after = client.set_learning_rate(find_job(client, job), lr)
+    if json:
+        emit(after)
+    else:
+        said = f"{after.id} was asked for a peak learning rate of {lr:g}: "
+        out.print(Text.assemble(said, status_text(after.status)))
 
 
 @command

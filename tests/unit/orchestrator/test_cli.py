@@ -208,6 +208,15 @@ def test_what_becomes_of_a_job_that_fails_is_sent_along_and_can_be_changed(monke
     assert RetryPolicy.model_validate(changed) == RetryPolicy(max_retries=2, on_failure="pause")
 
 
+@pytest.mark.parametrize("status", ["running", "paused"])
+def test_a_learning_rate_that_was_asked_for_is_told_whether_or_not_anything_runs(
+    monkeypatch: pytest.MonkeyPatch, status: str
+) -> None:
+    outcome, _ = run(monkeypatch, ["set-lr", str(JOB), "3e-4"], Answer(202, job_json(status)))
+    assert "was asked for a peak learning rate of 0.0003" in outcome.output
+    assert status in outcome.output
+
+
 def test_everything_after_two_dashes_is_the_containers_command(monkeypatch: pytest.MonkeyPatch) -> None:
     words = ["submit", "container", "--image", "i", "--env", "A=B=C", "--network", "--", "sh", "-c", "echo --image"]
     _, script = run(monkeypatch, words, Answer(201, job_json()))

@@ -190,15 +190,14 @@ class Training:
         self.run.log(f"stopped at step {self.step}")
         self.run.finish("stopped", results=results)
 
-    def keep(self) -> str | None:
-        """Write a checkpoint of the steps that an error would cost; its name.
+    def keep(self) -> None:
+        """Write a checkpoint of the steps that an error would cost.
 
-        None where there are none, and where they are lost: the error came in the middle of a step, or left something
+        Not where there are none, nor where they are lost: the error came in the middle of a step, or left something
         that is not finite.
         """
-        if not self._is_between_steps or self.step == self._began_at or self._lost(weights=True) is not None:
-            return None
-        return self.checkpoints.save_and_wait(self._moment, partial(self._state, "step"), self.params, "error")
+        if self._is_between_steps and self.step > self._began_at and self._lost(weights=True) is None:
+            self.checkpoints.save_and_wait(self._moment, partial(self._state, "step"), self.params, "error")
 
     def _prepare(self) -> None:
         """Get activations for the next batches, reporting progress and obeying commands meanwhile."""
