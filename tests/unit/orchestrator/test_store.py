@@ -14,7 +14,7 @@ from orchestrator.errors import IdempotencyConflict, NotFound, StaleTransition, 
 from orchestrator.store import Ended, JobFilter, Store, StoreError
 from orchestrator.store.statements import migrations
 from tests.unit.orchestrator.jobs import container_job, training_job
-from worker_image.contract.commands import CheckpointNow
+from worker_image.contract.commands import CheckpointNow, SetLearningRate
 from worker_image.contract.events import CheckpointRemoved, CheckpointSaved, CommandApplied, Finished, Metrics, Progress
 
 
@@ -285,6 +285,14 @@ async def test_a_file_that_is_no_database_is_told(tmp_path: Path) -> None:
     path.write_text("this is no database at all, but long enough to look like a file" * 20)
     with pytest.raises(StoreError, match="cannot be opened"):
         await Store.open(path)
+
+
+async def test_a_change_between_two_attempts_is_not_kept_of_a_job_that_has_begun_meanwhile(store: Store) -> None:
+    waiting = await store.submit(training_job())
+    await store.begin_attempt(waiting, executor="fake", gpus=(), cpus=1)
+    with pytest.raises(StaleTransition):
+        await store.change_between(waiting, SetLearningRate(id=uuid4(), ts=5, lr=1e-3), step=0, detail="")
+    assert await store.commands(waiting.id) == []
 
 
 async def test_a_database_of_a_newer_version_is_left_alone(tmp_path: Path) -> None:
