@@ -81,6 +81,8 @@ class Settings(ClientSettings):
     """Port of the dashboard."""
     public_url: str = ""
     """Where browsers reach the API, when it differs from this machine's own address, e.g. behind a proxy."""
+    tensorboard_url: str = Field(default="", pattern=r"^(https?://\S+)?$")
+    """Where browsers reach a TensorBoard over <home>/runs; jobs that write for it then link to it."""
     allowed_origins: str = ""
     """Web origins beside the dashboard's own that may call the API from a browser, separated by commas."""
     allowed_hosts: str = ""

@@ -135,6 +135,8 @@ def actions(job: JobDetail, online: bool) -> None:
                 confirm(action, job)
             else:
                 act(action, job)
+    if job.tensorboard_url:
+        st.link_button("TensorBoard", job.tensorboard_url, icon=":material/monitoring:", help="Its runs, in a new tab")
     if st.button("Clone", key="clone", icon=":material/content_copy:", help="Submit the same with changes"):
         st.switch_page("screens/submit.py", query_params={"clone": str(job.id)})
 
@@ -177,7 +179,8 @@ def pending_commands(job: JobDetail) -> str:
 def parameters(job: JobDetail) -> str:
     params = {name: value for name, value in job.params.items() if name != "type"}
     resources = {name: value for name, value in job.resources.model_dump().items() if value is not None}
-    places = [("log", job.log_path), ("artifacts", job.result_path)]
+    board = job.tensorboard_logdir and f"tensorboard --logdir {job.tensorboard_logdir}"
+    places = [("log", job.log_path), ("artifacts", job.result_path), ("TensorBoard", board)]
     listed = (
         markup.pairs(params.items())
         + markup.section("Resources")

@@ -50,6 +50,7 @@ from orchestrator.views import (
 )
 from worker_image.contract.jobs import JOB_TYPES
 from worker_image.contract.rundir import RunDir
+from worker_image.contract.tracking import TrackingParams
 
 router = APIRouter(prefix="/api", tags=["jobs"])
 
@@ -463,6 +464,8 @@ async def _detail(orchestrator: State, job: Job) -> JobDetail:
     attempts = await orchestrator.store.attempts(job.id) if job.attempts else []
     commands = await orchestrator.store.commands(job.id)
     hours, price = gpu_hours(attempts, datetime.now(UTC)), orchestrator.settings.gpu_hour_price
+    has_tensorboard = isinstance(job.params, TrackingParams) and "tensorboard" in job.params.trackers
+    board = orchestrator.settings.tensorboard_url if has_tensorboard else ""
     return JobDetail(
         **_fields(orchestrator, job, waits.get(job.id)),
         attempt_list=[AttemptView.of(item) for item in attempts],
@@ -470,4 +473,7 @@ async def _detail(orchestrator: State, job: Job) -> JobDetail:
         available_actions=available_actions(job),
         gpu_hours=round(hours, 4),
         cost=round(hours * price, 4) if price and hours else None,
+        tensorboard_logdir=str(orchestrator.settings.runs / str(job.id)) if has_tensorboard else None,
+        # Its runs are named by their paths below the directory that it shows.
+        tensorboard_url=f"{board.rstrip('/')}/?runFilter={job.id}#timeseries" if board else None,
     )

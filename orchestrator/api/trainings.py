@@ -15,6 +15,7 @@ from orchestrator.api.state import Orchestrator, Who
 from orchestrator.api.system import entry_view
 from orchestrator.domain import JobStatus
 from orchestrator.errors import NotFound
+from orchestrator.store import MAX_STEP
 from orchestrator.views import JobDetail, JobPage, MetricSeries, TrainingDetail, TypedSubmission
 from worker_image.contract.jobs import TrainSaeParams
 
@@ -81,4 +82,20 @@ _one.get("/checkpoints")(jobs.checkpoints)
 _one.post("/checkpoints", status_code=202)(jobs.checkpoint)
 _one.post("/restart", status_code=201)(jobs.restart)
 _one.delete("/checkpoints/{name}", status_code=204)(jobs.delete_checkpoint)
+
+
+@_one.post("/checkpoints/{name}/load", status_code=201)
+@needs(Role.WRITE)
+async def load(
+    orchestrator: Orchestrator,
+    who: Who,
+    job_id: JobId,
+    name: str,
+    attempt: Annotated[int | None, Query(ge=1, le=MAX_STEP, description="The newest that has it when empty.")] = None,
+    key: IdempotencyKey = None,
+) -> JobDetail:
+    """Queue a new training that continues from this checkpoint of one that has ended."""
+    return await jobs.restart(orchestrator, who, job_id, checkpoint=name, attempt=attempt, key=key)
+
+
 router.include_router(_one)

@@ -321,6 +321,7 @@ def _facts(job: JobDetail) -> list[tuple[str, str | Text]]:
         *(("command", f"{told.type}  {told.status}  {told.detail}".rstrip()) for told in job.commands),
         ("log", job.log_path or ""),
         ("result", job.result_path or ""),
+        ("tensorboard", job.tensorboard_url or (job.tensorboard_logdir and f"--logdir {job.tensorboard_logdir}") or ""),
         ("possible", ", ".join(job.available_actions)),
     ]
     return [(name, value) for name, value in facts if value]

@@ -132,6 +132,10 @@ class JobDetail(JobView):
     """That its attempts have run so far, times their GPUs."""
     cost: float | None = None
     """Of these hours, in the currency of SAEFORGE_GPU_HOUR_PRICE; empty when that is not set, or it had no GPU."""
+    tensorboard_logdir: str | None = None
+    """Directory on the orchestrator's machine that "tensorboard --logdir" shows; empty unless the job writes for it."""
+    tensorboard_url: str | None = None
+    """Its runs in the TensorBoard that SAEFORGE_TENSORBOARD_URL names."""
 
 
 class JobPage(View):

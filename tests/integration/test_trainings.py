@@ -1,12 +1,18 @@
 """The view of SAE trainings over the jobs."""
 
+from pathlib import Path
 from typing import Any
 
+import pytest
 import requests
+from pydantic import ValidationError
 
+from orchestrator.executors.fake import FakeEngine
+from orchestrator.settings import Settings
 from tests.integration.conftest import Orchestrator
 from tests.waiting import until
-from worker_image.contract.events import Metrics
+from worker_image.contract.events import CheckpointSaved, Metrics
+from worker_image.contract.rundir import RunDir
 
 
 def ask(orchestrator: Orchestrator, method: str, path: str, **body: Any) -> requests.Response:
@@ -49,3 +55,38 @@ def test_a_training_is_steered_and_measured_like_the_job_it_is(orchestrator: Orc
 
     until(lambda: steps() == [2, 4, 6, 8], "the steps asked for are there", steps)
     assert ask(orchestrator, "GET", f"/{training}/checkpoints").json() == []
+
+
+def test_a_checkpoint_of_a_training_that_has_ended_is_loaded_by_a_new_one(orchestrator: Orchestrator) -> None:
+    training = orchestrator.train()
+    run_dir = RunDir(orchestrator.run_of(training).spec.run_dir)
+    for seq, step in enumerate((5, 6), 1):
+        (run_dir.checkpoints / f"step_{step}").mkdir()
+        told = {"name": f"step_{step}", "step": step, "size_bytes": 1, "digest": "sha256:0", "reason": "interval"}
+        orchestrator.report(training, CheckpointSaved.model_validate({"seq": seq, "ts": 1, **told}))
+    assert ask(orchestrator, "POST", f"/{training}/checkpoints/step_5/load").status_code == 409
+    orchestrator.exit(training, 1)
+    orchestrator.reaches(training, "failed")
+    loaded = ask(orchestrator, "POST", f"/{training}/checkpoints/step_5/load")
+    assert (loaded.status_code, loaded.json()["restarted_from"]) == (201, training)
+    spec = RunDir(orchestrator.run_of(loaded.json()["id"]).spec.run_dir).spec()
+    assert spec.resume_from == str(run_dir.checkpoints / "step_5")
+    assert ask(orchestrator, "POST", f"/{training}/checkpoints/step_7/load").status_code == 404
+
+
+def test_a_training_that_writes_for_tensorboard_tells_where_it_is_shown(home: Path, engine: FakeEngine) -> None:
+    orchestrator = Orchestrator.start(home, engine, cpus=4, tensorboard_url="http://boards.example:6006/")
+    try:
+        plain = orchestrator.client.job(orchestrator.train())
+        assert (plain.tensorboard_url, plain.tensorboard_logdir) == (None, None)
+        params = {"model": "tiny", "dataset": "text", "trackers": ["tensorboard"]}
+        written = orchestrator.client.job(orchestrator.submit("train_sae", params=params))
+        assert written.tensorboard_url == f"http://boards.example:6006/?runFilter={written.id}#timeseries"
+        assert written.tensorboard_logdir == str(orchestrator.settings.runs / str(written.id))
+    finally:
+        orchestrator.stop()
+
+
+def test_a_tensorboard_is_reached_over_http_only() -> None:
+    with pytest.raises(ValidationError, match="tensorboard_url"):
+        Settings(tensorboard_url="javascript:alert(1)")

@@ -144,3 +144,19 @@ def test_every_variable_of_the_tls_file_is_in_the_settings_example() -> None:
     listed = dict(re.findall(r"^#(\w+)=(.*)$", (COMPOSE / ".env.example").read_text(), re.MULTILINE))
     for match in VARIABLE.finditer(TLS):
         assert match[2] == listed[match[1]], match[0]
+
+
+WITH_BOARD = (COMPOSE / "tensorboard.yml").read_text()
+BOARD = yaml.safe_load(VARIABLE.sub(lambda match: match[2] or "", WITH_BOARD))["services"]
+
+
+def test_tensorboard_only_reads_the_runs_where_the_dashboard_links_to_it() -> None:
+    board = BOARD["tensorboard"]
+    [volume], [port] = board["volumes"], board["ports"]
+    assert volume == "/srv/saeforge/runs:/srv/saeforge/runs:ro"
+    assert board["command"][board["command"].index("--logdir") + 1] == "/srv/saeforge/runs"
+    assert BOARD["orchestrator"]["environment"] == [f"SAEFORGE_TENSORBOARD_URL=http://{port.rsplit(':', 1)[0]}"]
+    # What is sealed of the job containers is of this one, but for the network.
+    worker = services()["worker"]
+    for name in ("image", "user", "cap_drop", "security_opt", "read_only", "init"):
+        assert board[name] == worker[name], name

@@ -393,6 +393,16 @@ def test_the_figures_of_a_training_explain_themselves(open_page: OpenPage, fake:
     assert all(meaning in html for meaning in METRIC_MEANINGS.values())
 
 
+def test_a_job_that_writes_for_tensorboard_links_to_its_runs_there(open_page: OpenPage, fake: FakeClient) -> None:
+    url = "http://boards.example/?runFilter=x#timeseries"
+    app = open_page("job", job=hold(fake, tensorboard_url=url, tensorboard_logdir="/home/runs/x"))
+    assert [(found.proto.label, found.proto.url) for found in app.get("link_button")] == [("TensorBoard", url)]
+    assert "tensorboard --logdir /home/runs/x" in html_of(app)
+    app = open_page("job", job=hold(fake))
+    assert not app.get("link_button")
+    assert "tensorboard" not in html_of(app).lower()
+
+
 def test_a_failed_job_tells_reason_and_advice(open_page: OpenPage, fake: FakeClient) -> None:
     failure = FailureView(
         reason=EndReason.CUDA_OOM, message="out of memory", field="batch_size", suggestion="halve batch_size"
