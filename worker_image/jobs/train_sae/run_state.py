@@ -26,6 +26,8 @@ class RunState:
     """What ``Scaling.to_json`` gave; None before training has begun."""
     trackers: Mapping[str, str] = field(default_factory=dict)
     """Experiment tracker -> its run."""
+    made_with: Mapping[str, str | int] = field(default_factory=dict)
+    """What ``made_with`` gave; empty in checkpoints of before it was kept."""
 
     @classmethod
     def of(cls, checkpoint: CheckpointState) -> Self:

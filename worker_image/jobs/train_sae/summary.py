@@ -1,6 +1,7 @@
 """What a training tells about itself before it begins."""
 
 import platform
+from collections.abc import Mapping
 
 import torch
 import transformers
@@ -45,13 +46,25 @@ def summary_of(params: TrainSaeParams, inputs: Inputs, learners: list[Learner]) 
         "optimizer": config.optimizer,
         "lr": trainer.peak_lr,
         "seed": config.seed,
-        "device": _device_name(inputs.device),
-        "threads": torch.get_num_threads(),
         "python": platform.python_version(),
+        **made_with(inputs.device),
+    }
+
+
+def made_with(device: torch.device) -> dict[str, str | int]:
+    """What decides beside a training's state and inputs with which weights it ends, to the last bit."""
+    return {
+        "device": _device_name(device),
+        "threads": torch.get_num_threads(),
         "torch": torch.__version__,
         "transformers": transformers.__version__,
         "saeforge": __version__,
     }
+
+
+def told_apart(before: Mapping[str, str | int], now: Mapping[str, str | int]) -> str:
+    """What a checkpoint was made with and is not there now, in words; empty when it is all there."""
+    return ", ".join(f"{name} {was} (now {now.get(name)})" for name, was in before.items() if was != now.get(name))
 
 
 def _device_name(device: torch.device) -> str:

@@ -33,7 +33,7 @@ from worker_image.jobs.train_sae.report import Curves, report
 from worker_image.jobs.train_sae.results import export, joined, result_lines
 from worker_image.jobs.train_sae.run_state import RunState
 from worker_image.jobs.train_sae.steering import Refused, Steering
-from worker_image.jobs.train_sae.summary import duration, summary_of
+from worker_image.jobs.train_sae.summary import duration, made_with, summary_of, told_apart
 from worker_image.lm.cache import CacheFull
 from worker_image.pace import Pace
 from worker_image.reporter import Instruction, RunContext, Terminated
@@ -133,6 +133,13 @@ class Training:
         self.run.log("\n".join(f"{name.replace('_', ' '):<{width}}  {value}" for name, value in summary.items()))
         if self.inputs.checkpoint:
             self.run.log(f"continuing from {self.run.resume_from} at step {self.step}")
+            before = RunState.of(self.inputs.checkpoint).made_with
+            if other := told_apart(before, made_with(self.inputs.device)):
+                self.run.notify(
+                    f"the checkpoint was made with {other}: the weights need not be those, to the last bit, that it "
+                    "would have led to",
+                    "warning",
+                )
             for name, value in self.steering.changed.items():
                 self.run.log(f"{name} is {value}, as was asked for while it ran")
         self.run.emit(
@@ -536,6 +543,7 @@ class Training:
                 curves=self.curves.to_json(),
                 scaling=None if self._scaling is None else self._scaling.to_json(),
                 trackers=dict(self.run.tracker_runs),
+                made_with=made_with(self.inputs.device),
             ).to_json(),
             params=self._asked.model_dump(mode="json"),
             kind=kind,

@@ -25,7 +25,7 @@ from worker_image.contract.commands import (
 from worker_image.contract.events import ArtifactSaved, CheckpointRemoved, CheckpointSaved, Metrics, Progress
 from worker_image.contract.jobs import TrainSaeParams
 from worker_image.errors import OutOfGpuMemory, UserError
-from worker_image.jobs.train_sae import main, memory
+from worker_image.jobs.train_sae import main, memory, summary
 from worker_image.jobs.train_sae.checkpoints import Checkpoints
 from worker_image.jobs.train_sae.learner import Learner
 from worker_image.lm.cache import ActivationCache, CacheFull
@@ -655,6 +655,17 @@ def test_cuda_without_a_gpu_is_refused(job: Job) -> None:
     with pytest.raises(UserError, match="no GPU") as caught:
         job(device="cuda")
     assert caught.value.field == "device"
+
+
+def test_a_checkpoint_that_is_continued_with_another_version_is_told(job: Job, monkeypatch: pytest.MonkeyPatch) -> None:
+    paused = job("paused", once_at(5, pause()))
+    alike = job("alike", resume_from=paused.checkpoints / "step_5")
+    assert [text for level, text in alike.lines if level == "warning"] == []
+    monkeypatch.setattr(summary, "__version__", "0.0.9")
+    [told] = [
+        text for level, text in job("other", resume_from=paused.checkpoints / "step_5").lines if level == "warning"
+    ]
+    assert "made with saeforge 0.1.0 (now 0.0.9):" in told
 
 
 def test_a_corrupt_checkpoint_is_refused(job: Job) -> None:
